@@ -1,0 +1,5 @@
+"""`python -m sixgig` is `sixgig`."""
+
+from sixgig.cli.main import main
+
+main()
