@@ -1,0 +1,222 @@
+"""The result of an experiment: typed, versioned, written once, read by every table, figure and page.
+
+Nothing downstream recomputes a number: what is not in `result.json` is not in the report. Field names are the
+keys of the file, except `Verdict.passed`, which is `pass` there, and `Result.schema_name`, which is `schema`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..errors import IntegrityError
+from ..files import read_text, write_json
+from .plain_json import first_fault, parse
+
+SCHEMA = "sixgig.result/1"
+MAX_RESULT_BYTES = 64 * 2**20
+KILL_SWITCH_KEYS = ("extraction_rate_alpha1", "extraction_rate_alpha0", "privacy_ratio", "num_canaries")
+
+
+class _Record(BaseModel):
+    """Frozen; unknown fields and NaN are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _check_order(low: float | None, high: float | None) -> None:
+    if low is not None and high is not None and low > high:
+        raise ValueError(f"an interval's low end {low} lies above its high end {high}")
+
+
+class Score(_Record):
+    """One measured number: `name` of `arm` at `alpha` (None: the arm has no switch) under `condition`.
+
+    `low` and `high` bound the 95% interval; one alone is a one-sided bound. `n` counts the units the interval
+    rests on (canaries, windows), 0 where the number is not a sample's. `version` rises when the definition
+    of the score changes; scores of different versions are never compared. `value` None needs a `note`.
+    """
+
+    name: str
+    arm: str
+    alpha: float | None
+    condition: str = "plain"
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = Field(ge=0)
+    unit: str
+    higher_is_better: bool | None
+    version: int = 1
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_order(self.low, self.high)
+        if self.value is None and not self.note:
+            raise ValueError(f"score {self.name} of {self.arm} has no value and no note that says why")
+        return self
+
+
+class Verdict(_Record):
+    """Whether `arm` met `criterion`. `passed` None: the sample is too small to tell; `needed_n` would do.
+
+    `counts` False marks a verdict shown for comparison only (a null sieve's, say): it does not decide the
+    answer of the run. `threshold` is the criterion in words and numbers, fixed before the run.
+    """
+
+    criterion: str
+    arm: str
+    threshold: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    passed: bool | None = Field(
+        validation_alias=AliasChoices("pass", "passed"), serialization_alias="pass", strict=True
+    )
+    needed_n: int | None = None
+    note: str = ""
+    counts: bool = True
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_order(self.low, self.high)
+        return self
+
+
+class Curve(_Record):
+    """A line of one arm: `y` against `x`, with `low` and `high` around it where they were measured."""
+
+    name: str
+    arm: str
+    x_label: str
+    y_label: str
+    x: list[float]
+    y: list[float]
+    low: list[float] | None = None
+    high: list[float] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        lengths = {len(part) for part in (self.x, self.y, self.low, self.high) if part is not None}
+        if len(lengths) != 1:
+            raise ValueError(f"curve {self.name} of {self.arm} has parts of different lengths: {lengths}")
+        if (self.low is None) != (self.high is None):
+            raise ValueError(f"curve {self.name} of {self.arm} has one side of its interval only")
+        for low, high in zip(self.low or (), self.high or (), strict=True):
+            _check_order(low, high)
+        return self
+
+
+class Example(_Record):
+    """A prompt, the secret that would complete it, and what the model said, by "alpha=1" and "alpha=0"."""
+
+    prompt: str
+    secret: str
+    family: str
+    group: str
+    answers: dict[str, str]
+
+
+class Memory(_Record):
+    """Peak bytes as planned and as measured on the device that held the model."""
+
+    planned_peak_bytes: int | None
+    measured_peak_bytes: int | None
+
+
+class Result(_Record):
+    """Everything an experiment found. `timings` are seconds by stage, summing to the whole run's.
+
+    `exp1_kill_switch` keeps the earlier implementations' own key names; other keys may stand beside those.
+    """
+
+    schema_name: Literal["sixgig.result/1"] = Field(
+        default=SCHEMA, validation_alias=AliasChoices("schema", "schema_name"), serialization_alias="schema"
+    )
+    experiment: str
+    status: Literal["complete", "failed", "interrupted"]
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    plan: dict[str, Any]
+    memory: Memory
+    timings: dict[str, float]
+    scores: list[Score]
+    verdicts: list[Verdict]
+    warnings: list[str] = []
+    curves: list[Curve] = []
+    examples: list[Example] = []
+    exp1_kill_switch: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("config", "provenance", "plan", "exp1_kill_switch"):
+            fault = first_fault(getattr(self, name), name)
+            if fault:
+                raise ValueError(fault)
+        missing = [key for key in KILL_SWITCH_KEYS if key not in (self.exp1_kill_switch or KILL_SWITCH_KEYS)]
+        if missing:
+            raise ValueError(f"exp1_kill_switch lacks {', '.join(missing)}")
+        places = Counter((score.name, score.arm, score.alpha, score.condition) for score in self.scores)
+        twice = [str(place) for place, count in places.items() if count > 1]
+        if twice:
+            raise ValueError(f"more than one score for {'; '.join(twice)}")
+        return self
+
+    @property
+    def passed(self) -> bool | None:
+        """The answer of the run over the verdicts that count: False if one failed, None if one cannot tell.
+
+        None too where the run is not complete or set no criterion.
+        """
+        marks = [verdict.passed for verdict in self.verdicts if verdict.counts]
+        if False in marks:
+            return False
+        return True if marks and None not in marks and self.status == "complete" else None
+
+    def score(self, name: str, arm: str, alpha: float | None, condition: str = "plain") -> Score | None:
+        """The one score at that place, or None."""
+        wanted = (name, arm, alpha, condition)
+        places = ((score, (score.name, score.arm, score.alpha, score.condition)) for score in self.scores)
+        return next((score for score, place in places if place == wanted), None)
+
+    def arms(self) -> list[str]:
+        """Every arm that has a score, a curve or a verdict, in the order of first mention."""
+        return list(dict.fromkeys(record.arm for record in (*self.scores, *self.curves, *self.verdicts)))
+
+    def to_json_value(self) -> dict[str, Any]:
+        """The content of result.json as plain values."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def write(self, path: Path) -> None:
+        """Writes result.json whole or not at all."""
+        write_json(path, self.to_json_value())
+
+    @classmethod
+    def read(cls, path: Path) -> Result:
+        """result.json as a `Result`; `IntegrityError` names the place of whatever is wrong with it."""
+        value = parse(read_text(path, max_bytes=MAX_RESULT_BYTES), where=str(path))
+        schema = value.get("schema") if isinstance(value, dict) else None
+        if schema != SCHEMA:
+            raise IntegrityError(
+                "not a result that this version reads",
+                expected=f'"schema": "{SCHEMA}"',
+                received=repr(schema) if isinstance(value, dict) else type(value).__name__,
+                where=str(path),
+                todo="name a run's folder or its result.json; a newer sixgig may have written this one",
+            )
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            raise IntegrityError(
+                f"a result with {error.error_count()} faults", where=str(path), received=_faults(error)
+            ) from error
+
+
+def _faults(error: ValidationError) -> str:
+    lines = [f"{'.'.join(map(str, fault['loc'])) or 'result'}: {fault['msg']}" for fault in error.errors()]
+    shown = lines[:8] + ([f"and {len(lines) - 8} more"] if len(lines) > 8 else [])
+    return "; ".join(shown)
