@@ -1,0 +1,203 @@
+"""What this machine has: cores, memory, disk, NVIDIA GPUs; and where sixgig keeps what it fetched.
+
+Everything is asked of the operating system and of NVIDIA's driver, never of torch, so that `sixgig doctor`
+and `sixgig plan` answer in a fraction of a second. A machine without GPU or driver is an ordinary machine.
+Not covered: AMD, Intel and Apple GPUs (reported as absent), MIG slices (reported as the whole card).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import psutil
+import pynvml
+
+from .units import GIB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """One CUDA GPU as the driver reports it."""
+
+    name: str
+    total_bytes: int
+    free_bytes: int
+    compute_capability: str
+    driver: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """This machine, as far as running a language model is concerned. Bytes are `int`."""
+
+    system: str
+    machine: str
+    python_version: str
+    cpu_model: str
+    num_cores: int
+    ram_bytes: int
+    ram_available_bytes: int
+    disk_free_bytes: int
+    gpus: tuple[Gpu, ...]
+    torch_version: str | None
+    torch_cuda_version: str | None
+    problems: tuple[str, ...] = ()
+
+
+def cache_root(cache_dir: Path | None = None) -> Path:
+    """Where fetched models lie: the argument, else $SIXGIG_CACHE, else the user's cache folder."""
+    if cache_dir is not None:
+        return Path(cache_dir)
+    chosen = os.environ.get("SIXGIG_CACHE")
+    return (
+        Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("sixgig", appauthor=False))
+    )
+
+
+def probe(cache_dir: Path | None = None) -> Hardware:
+    """Looks at this machine; imports no torch, and a missing GPU or driver is no error."""
+    memory = psutil.virtual_memory()
+    limit_bytes = _container_limit_bytes()
+    ram_bytes = min(memory.total, limit_bytes or memory.total)
+    gpus, problems = _gpus(pynvml)
+    return Hardware(
+        system=f"{platform.system()} {platform.release()}",
+        machine=platform.machine(),
+        python_version=platform.python_version(),
+        cpu_model=_cpu_model(),
+        num_cores=_num_usable_cores(),
+        ram_bytes=ram_bytes,
+        ram_available_bytes=min(memory.available, ram_bytes),
+        disk_free_bytes=shutil.disk_usage(_existing(cache_root(cache_dir))).free,
+        gpus=gpus,
+        torch_version=_installed_version("torch"),
+        torch_cuda_version=_torch_cuda_version(),
+        problems=problems,
+    )
+
+
+def choose_preset(hardware: Hardware) -> str:
+    """The experiment preset for this machine: `cpu`, `4g`, `6g`, `8g` or `full`.
+
+    The largest GPU decides. A GPU that the installed torch was not built for counts as no GPU.
+    """
+    if not hardware.gpus or hardware.torch_cuda_version is None:
+        return "cpu"
+    total_gib = max(gpu.total_bytes for gpu in hardware.gpus) / GIB
+    for name, below_gib in (("4g", 5.5), ("6g", 7.5), ("8g", 20.0)):
+        if total_gib < below_gib:
+            return name
+    return "full"
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def _num_usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _container_limit_bytes(path: Path = Path("/sys/fs/cgroup/memory.max")) -> int | None:
+    # A container sees the host's memory in /proc/meminfo; its own limit stands here ("max" means none).
+    text = path.read_text(encoding="ascii").strip() if path.is_file() else "max"
+    return int(text) if text.isdecimal() else None
+
+
+def _installed_version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _torch_cuda_version() -> str | None:
+    # torch/version.py is read as text: importing torch takes seconds, and the wheel's version number does not
+    # say on every platform whether it was built for CUDA.
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    version_file = Path(spec.origin).with_name("version.py")
+    text = version_file.read_text(encoding="utf-8") if version_file.is_file() else ""
+    match = re.search(r"^cuda\b[^=]*=\s*['\"]([\d.]+)['\"]", text, flags=re.MULTILINE)
+    return match.group(1) if match else None
+
+
+def _gpus(nvml: Any) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
+    """The GPUs that CUDA programs of this process may see, and what could not be read."""
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:  # no driver or no GPU
+        return (), ()
+    found: list[Gpu] = []
+    problems: list[str] = []
+    try:
+        driver = _text(nvml.nvmlSystemGetDriverVersion())
+        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+        for index in _visible([_text(nvml.nvmlDeviceGetUUID(handle)) for handle in handles]):
+            try:
+                found.append(_read_gpu(nvml, handles[index], driver))
+            except nvml.NVMLError as error:
+                problems.append(f"GPU {index} cannot be read: {error}")
+    except nvml.NVMLError as error:
+        problems.append(f"the NVIDIA driver answers with an error: {error}")
+    finally:
+        nvml.nvmlShutdown()
+    return tuple(found), tuple(problems)
+
+
+def _read_gpu(nvml: Any, handle: Any, driver: str) -> Gpu:
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    return Gpu(
+        name=_text(nvml.nvmlDeviceGetName(handle)),
+        total_bytes=int(memory.total),
+        free_bytes=int(memory.free),
+        compute_capability=f"{major}.{minor}",
+        driver=driver,
+    )
+
+
+def _visible(uuids: list[str], setting: Callable[[str], str | None] = os.environ.get) -> list[int]:
+    """Indices that CUDA_VISIBLE_DEVICES leaves; as in CUDA, the first invalid entry ends the list."""
+    chosen = setting("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        return list(range(len(uuids)))
+    indices: list[int] = []
+    for entry in (part.strip() for part in chosen.split(",")):
+        matches = (
+            [int(entry)]
+            if entry.isdecimal()
+            else [i for i, uuid in enumerate(uuids) if entry and uuid.startswith(entry)]
+        )
+        if len(matches) != 1 or matches[0] >= len(uuids):
+            break
+        indices.append(matches[0])
+    return indices
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value
