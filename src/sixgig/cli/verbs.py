@@ -1,0 +1,26 @@
+"""The verbs of `sixgig`, one line each: name, module, function, and what `sixgig --help` says of it.
+
+A verb's module is imported only when the verb is called. It offers a plain function whose parameters carry
+Typer's annotations, and EXAMPLES: the runnable lines that its help ends in.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Verb(NamedTuple):
+    name: str
+    module: str
+    attribute: str
+    summary: str
+
+
+VERBS: tuple[Verb, ...] = (
+    Verb(
+        "doctor", "sixgig.cli.doctor", "doctor", "What this machine has, what is missing, and what mends it."
+    ),
+    Verb("models", "sixgig.cli.models", "models", "The models sixgig knows, and which of them fit."),
+    Verb("plan", "sixgig.cli.plan", "plan", "Whether a model fits for a task, line by line."),
+    Verb("fetch", "sixgig.cli.fetch", "fetch", "Download, verify and convert a model."),
+)
