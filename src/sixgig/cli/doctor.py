@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict, dataclass
 from importlib import metadata
 
-from ..catalogue import all_models
+from ..catalogue import EMBEDDED, all_models
 from ..errors import IntegrityError
 from ..hardware import Hardware, cache_root, choose_preset, probe
 from ..load.fetch import is_fetched, model_folder
@@ -14,7 +14,6 @@ from ..units import GIB, format_bytes
 from .common import Json, print_json, print_table
 
 EXAMPLES = ("sixgig doctor", "sixgig doctor --json")
-EMBEDDED = "smollm2-135m-instruct"
 # What the smallest work needs: the embedded model's fetch, and the CPU preset's memory.
 FETCH_BYTES, CPU_RUN_BYTES = 850_000_000, 3 * GIB
 

@@ -9,11 +9,16 @@ The file's digest must have been checked before: a GGUF reader trusts the sizes 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
+import time
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from ..errors import IntegrityError
 from .child import folder_bytes, run_child, summarise
@@ -105,8 +110,16 @@ def convert_in_child(
     return Conversion(**json.loads(outcome.stdout.splitlines()[-1]))
 
 
+def _end_with_parent(parent: int) -> None:
+    """Ends this process when `parent` is gone: its folder is swept then, and must not come back."""
+    while psutil.pid_exists(parent):
+        time.sleep(0.2)
+    os._exit(1)
+
+
 def main(arguments: list[str]) -> None:
     gguf, folder = arguments
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     print(json.dumps(asdict(convert_gguf(Path(gguf), Path(folder)))))
 
 
