@@ -104,11 +104,15 @@ def damage(folder: Path, how: str) -> str:
     elif how == "bad manifest":
         (folder / "manifest.json").write_text('{"schema": "sixgig.model/1", "files": {"../x": {}}}')
         return "manifest"
+    elif how == "binary manifest":
+        (folder / "manifest.json").write_bytes(b"\xff\xfe\x00")
+        return "manifest.json"
     return weights.name
 
 
 @pytest.mark.parametrize(
-    "how", ["altered", "truncated", "missing", "link", "extra", "no manifest", "bad manifest"]
+    "how",
+    ["altered", "truncated", "missing", "link", "extra", "no manifest", "bad manifest", "binary manifest"],
 )
 def test_damage_is_named_when_opening_and_mended_by_fetch(
     spec: ModelSpec, cache: Path, how: str, monkeypatch: pytest.MonkeyPatch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..errors import IntegrityError
+from ..errors import InputError, IntegrityError
 from ..files import read_json, sha256_file, write_json
 from .progress import Progress, Report
 
@@ -53,7 +53,10 @@ def _listed(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / MANIFEST
     if not path.is_file():
         raise _fault(path, "missing file", "the list of the model's files", "nothing")
-    content = read_json(path, max_bytes=2**20)
+    try:
+        content = read_json(path, max_bytes=2**20)
+    except InputError as error:  # no JSON, no UTF-8, far too long: all of them damage
+        raise _fault(path, "damaged file", "the list of the model's files", error.problem) from error
     files = content.get("files") if isinstance(content, dict) and content.get("schema") == SCHEMA else None
     if not isinstance(files, dict) or not all(_is_entry(name, entry) for name, entry in files.items()):
         raise _fault(path, "not a manifest of this version", f"schema {SCHEMA}", "something else")
