@@ -1,0 +1,1 @@
+"""Measurements of a model: what it leaks, what it still knows, and how sure one may be of either."""

@@ -1,0 +1,54 @@
+"""Statistics of the verdicts: pure functions on numpy arrays; every random one takes a seed.
+
+The unit is the canary, nested in (seed, template); for perplexity it is the window of text.
+"""
+
+from .equivalence import KsTest, TostOutcome, holm, ks_two_sample, tost, tost_sample_size
+from .exposure import chance_exposure_bits, exposure_bits, max_exposure_bits
+from .intervals import Estimate, Interval, clopper_pearson, clopper_pearson_sample_size
+from .ranking import (
+    TprAtFpr,
+    TwoSidedTpr,
+    auc,
+    auc_sample_size,
+    roc_curve,
+    stratified_auc,
+    tpr_at_fpr,
+    two_sided_tpr_at_fpr,
+)
+from .resampling import (
+    Cluster,
+    bootstrap_auc,
+    bootstrap_gap,
+    bootstrap_mean,
+    paired_perplexity_ratio,
+)
+
+__all__ = [
+    "Cluster",
+    "Estimate",
+    "Interval",
+    "KsTest",
+    "TostOutcome",
+    "TprAtFpr",
+    "TwoSidedTpr",
+    "auc",
+    "auc_sample_size",
+    "bootstrap_auc",
+    "bootstrap_gap",
+    "bootstrap_mean",
+    "chance_exposure_bits",
+    "clopper_pearson",
+    "clopper_pearson_sample_size",
+    "exposure_bits",
+    "holm",
+    "ks_two_sample",
+    "max_exposure_bits",
+    "paired_perplexity_ratio",
+    "roc_curve",
+    "stratified_auc",
+    "tost",
+    "tost_sample_size",
+    "tpr_at_fpr",
+    "two_sided_tpr_at_fpr",
+]
