@@ -78,6 +78,13 @@ def test_single_units_are_pooled_so_that_the_interval_has_width() -> None:
         bootstrap_mean(np.array([1.0]), [(0, "t")], seed=0)
 
 
+def test_a_cell_keeps_its_share_whatever_is_drawn() -> None:
+    # Values constant within cells of unlike sizes: only the cells' shares matter, and they never vary.
+    clusters = [(0, "small")] * 2 + [(0, "large")] * 20
+    got = bootstrap_mean(np.array([11.0] * 2 + [0.0] * 20), clusters, seed=0)
+    assert (got.interval.low, got.interval.high) == pytest.approx((1, 1))
+
+
 def test_the_same_seed_gives_the_same_interval() -> None:
     values, clusters = np.arange(12.0), grid(2, 2, 3)
     assert bootstrap_mean(values, clusters, seed=7) == bootstrap_mean(values, clusters, seed=7)
@@ -103,6 +110,11 @@ def test_auc_interval_covers_at_its_confidence() -> None:
         assert got.value == stratified_auc(scores, member, clusters)
         covered += truth in got.interval
     assert 0.90 <= covered / 200 <= 0.99
+
+
+def test_tied_scores_count_as_halves_in_every_resample() -> None:
+    got = bootstrap_auc(np.ones(8), np.array([True, False] * 4), [(0, "t")] * 8, seed=0)
+    assert (got.value, got.interval.low, got.interval.high) == (0.5, 0.5, 0.5)
 
 
 def test_auc_is_unmoved_by_the_level_of_a_cell() -> None:
