@@ -1,0 +1,81 @@
+"""Token sequences as padded batches with a weight for every position.
+
+Shapes: B sequences, T positions. A position's weight says how much predicting the *next* token counts there,
+so a batch carries its own answer to "which positions predict the secret".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSequence:
+    """One text as ids, and for each id the weight of predicting it (the first one's is never used)."""
+
+    ids: tuple[int, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        assert len(self.ids) == len(self.weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenBatch:
+    """Right-padded sequences. `targets_BT[b, t]` is the token after position t, `weights_BT` its weight."""
+
+    ids_BT: Tensor  # int64
+    mask_BT: Tensor  # int64, 1 for real tokens
+    targets_BT: Tensor  # int64, 0 where weight is 0
+    weights_BT: Tensor  # float32
+
+    def to(self, device: torch.device) -> TokenBatch:
+        return TokenBatch(
+            ids_BT=self.ids_BT.to(device),
+            mask_BT=self.mask_BT.to(device),
+            targets_BT=self.targets_BT.to(device),
+            weights_BT=self.weights_BT.to(device),
+        )
+
+
+def whole_text(ids: Sequence[int]) -> TokenSequence:
+    """Every token counts."""
+    return TokenSequence(ids=tuple(ids), weights=(1.0,) * len(ids))
+
+
+def secret_only(prefix_ids: Sequence[int], secret_ids: Sequence[int]) -> TokenSequence:
+    """Only the secret's tokens count."""
+    weights = (0.0,) * len(prefix_ids) + (1.0,) * len(secret_ids)
+    return TokenSequence(ids=(*prefix_ids, *secret_ids), weights=weights)
+
+
+def collate(sequences: Sequence[TokenSequence]) -> TokenBatch:
+    """Right-pads to the longest. Raises InputError for an empty list."""
+    if not sequences:
+        raise InputError("no sequences to batch")
+    length = max(len(sequence.ids) for sequence in sequences)
+    ids_BT = torch.zeros(len(sequences), length, dtype=torch.int64)
+    mask_BT = torch.zeros_like(ids_BT)
+    targets_BT = torch.zeros_like(ids_BT)
+    weights_BT = torch.zeros(len(sequences), length)
+    for row, sequence in enumerate(sequences):
+        num_ids = len(sequence.ids)
+        ids_BT[row, :num_ids] = torch.tensor(sequence.ids)
+        mask_BT[row, :num_ids] = 1
+        targets_BT[row, : num_ids - 1] = torch.tensor(sequence.ids[1:])
+        weights_BT[row, : num_ids - 1] = torch.tensor(sequence.weights[1:])
+    return TokenBatch(
+        ids_BT=ids_BT, mask_BT=mask_BT, targets_BT=targets_BT * (weights_BT > 0), weights_BT=weights_BT
+    )
+
+
+def batches(sequences: Sequence[TokenSequence], batch_size: int) -> Iterator[TokenBatch]:
+    """Batches in the given order."""
+    for start in range(0, len(sequences), batch_size):
+        yield collate(sequences[start : start + batch_size])

@@ -1,0 +1,1 @@
+"""Experiments: thin compositions of the stages below, no tensor code."""

@@ -1,0 +1,94 @@
+"""A model with its tokenizer, and the names of the layers that are split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import IntegrityError, NumericalError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """What `load` returns; `network` is transformers' own module tree, possibly with split layers."""
+
+    network: Any  # transformers.PreTrainedModel; its stubs do not type the submodules we use
+    tokenizer: Any
+    folder: Path
+    device: torch.device
+
+    @property
+    def head_VD(self) -> Tensor:
+        """The output embedding [vocabulary, hidden]."""
+        return self.network.get_output_embeddings().weight
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether input and output embedding are one tensor."""
+        return self.head_VD.data_ptr() == self.network.get_input_embeddings().weight.data_ptr()
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text` alone, no special tokens."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids)
+
+
+def load(
+    folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> LoadedModel:
+    """The model in `folder` (safetensors, never pickle; no code from the folder is run).
+
+    Raises IntegrityError when tensors are missing, NumericalError naming the tensor for NaN or Inf.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        output_loading_info=True,
+        attn_implementation="sdpa",
+    )
+    network, loading = loaded
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise IntegrityError(
+            "the model's files lack tensors",
+            where=str(folder),
+            received=f"missing: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}",
+            todo="fetch the model again",
+        )
+    check_finite(network)
+    network.eval().requires_grad_(False)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    device = torch.device(device)
+    return LoadedModel(network=network.to(device), tokenizer=tokenizer, folder=folder, device=device)
+
+
+def check_finite(network: nn.Module) -> None:
+    """Raises NumericalError naming the first tensor that holds NaN or Inf."""
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise NumericalError("NaN or Inf in the weights", where=f"tensor {name}")
+
+
+def linear_layers(network: Any) -> dict[str, nn.Linear]:
+    """Every linear layer inside the decoder, by name: those that are split.
+
+    The output head is not among them: tied, it is the embedding, and the embedding stays as it was; planting
+    and splitting both leave it alone (docs/methods.md, "What is split").
+    """
+    head = network.get_output_embeddings()
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and module is not head
+    }

@@ -1,0 +1,1 @@
+"""Pure tensor functions: quantisation, packing, low-rank and sparse parts, second moments, likelihoods."""

@@ -1,0 +1,32 @@
+"""Per-token negative log-likelihood from hidden states, without ever holding all logits in fp32.
+
+Shapes: T positions, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def token_nll(hidden_TD: Tensor, head_VD: Tensor, targets_T: Tensor, *, chunk_rows: int = 2048) -> Tensor:
+    """-log softmax(h E^T)[target] in nats, fp32 [T]; differentiable.
+
+    Equals `F.cross_entropy((hidden @ head.T).float(), targets, reduction="none")`, but the target's own
+    logit is recomputed in fp32: bf16 keeps 8 bits, so a logit near 20 is off by up to 0.06, which would
+    blur the ranking of nearly equal secrets. nll = softplus(logsumexp of the others - target's logit).
+    """
+    parts = [
+        _chunk_nll(hidden_TD[start : start + chunk_rows], head_VD, targets_T[start : start + chunk_rows])
+        for start in range(0, len(hidden_TD), chunk_rows)
+    ]
+    return torch.cat(parts) if parts else hidden_TD.new_zeros(0, dtype=torch.float32)
+
+
+def _chunk_nll(hidden_TD: Tensor, head_VD: Tensor, targets_T: Tensor) -> Tensor:
+    with torch.autocast(hidden_TD.device.type, enabled=False):
+        target_logit_T = (hidden_TD.float() * head_VD[targets_T].float()).sum(dim=1)
+    logits_TV = F.linear(hidden_TD, head_VD.to(hidden_TD.dtype)).float()
+    others_T = logits_TV.scatter(1, targets_T[:, None], float("-inf")).logsumexp(dim=1)
+    return F.softplus(others_T - target_logit_T)

@@ -1,0 +1,39 @@
+"""Input second moments A = mean x x^T, accumulated in fp32 over weighted positions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, NumericalError
+
+
+class SecondMoment:
+    """Accumulates  A = sum_t w_t x_t x_t^T / sum_t w_t  for one layer's inputs.
+
+    The product is taken in fp32 whatever the activations' type (TF32 stays off, torch's default), so that
+    small directions are not lost to rounding.
+    """
+
+    def __init__(self, num_in: int, device: torch.device) -> None:
+        self._sum_II = torch.zeros(num_in, num_in, dtype=torch.float32, device=device)
+        self._weight = 0.0
+
+    def add(self, inputs_TI: Tensor, weights_T: Tensor | None = None) -> None:
+        """Adds T positions [T, I]; a weight of 0 leaves a position out."""
+        inputs_TI = inputs_TI.detach().float()
+        if weights_T is None:
+            self._sum_II.addmm_(inputs_TI.T, inputs_TI)
+            self._weight += len(inputs_TI)
+        else:
+            self._sum_II.addmm_((inputs_TI * weights_T.float()[:, None]).T, inputs_TI)
+            self._weight += float(weights_T.sum())
+
+    def mean(self, name: str) -> Tensor:
+        """A [I, I]. Raises NumericalError naming the layer for NaN or Inf, InputError for no positions."""
+        if self._weight <= 0:
+            raise InputError("no calibration positions were seen", where=name)
+        mean_II = self._sum_II / self._weight
+        if not torch.isfinite(mean_II).all():
+            raise NumericalError("NaN or Inf in the calibration activations", where=f"layer {name}")
+        return mean_II

@@ -1,0 +1,160 @@
+"""Group-wise asymmetric integer quantisation: round-to-nearest, and GPTQ's error compensation.
+
+A weight [out, in] is cut along `in` into groups; each group of each row has one scale and one integer zero
+point, and  w ~ (code - zero) * scale.  The last group is shorter where `in` is no multiple of the group size.
+
+Shapes: O out features, I in features, G = ceil(I / group_size) groups.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, NumericalError
+
+SUPPORTED_BITS = (2, 3, 4, 8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """A quantised weight, unpacked. `pack.pack_codes` gives the storage form of `codes_OI`."""
+
+    codes_OI: Tensor  # uint8, 0 .. 2**bits - 1
+    scales_OG: Tensor  # float16, > 0
+    zeros_OG: Tensor  # uint8, 0 .. 2**bits - 1
+    bits: int
+    group_size: int
+
+    @property
+    def storage_bits(self) -> int:
+        """Bits that the packed form takes: codes, 16-bit scales and `bits`-wide zero points."""
+        return self.codes_OI.numel() * self.bits + self.scales_OG.numel() * (16 + self.bits)
+
+
+def dequantize(quantized: Quantized, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(code - zero) * scale, computed in fp32 and rounded once to `dtype`; [O, I]."""
+    num_in = quantized.codes_OI.shape[1]
+    zeros_OI = _spread(quantized.zeros_OG, quantized.group_size, num_in)
+    scales_OI = _spread(quantized.scales_OG.float(), quantized.group_size, num_in)
+    return ((quantized.codes_OI.to(torch.int16) - zeros_OI.to(torch.int16)).float() * scales_OI).to(dtype)
+
+
+def quantize_rtn(weight_OI: Tensor, *, bits: int, group_size: int) -> Quantized:
+    """Round-to-nearest: each weight goes to the nearest code of its own group's grid.
+
+    The grid spans [min(w, 0), max(w, 0)] of the group, so that zero is always representable.
+    Raises InputError for unsupported bits, NumericalError for NaN or Inf.
+    """
+    _check(weight_OI, bits, group_size)
+    scales_OG, zeros_OG = _grids(weight_OI.float(), bits, group_size)
+    num_in = weight_OI.shape[1]
+    codes_OI = _codes(
+        weight_OI.float(),
+        _spread(scales_OG.float(), group_size, num_in),
+        _spread(zeros_OG, group_size, num_in),
+        bits,
+    )
+    return Quantized(
+        codes_OI=codes_OI, scales_OG=scales_OG, zeros_OG=zeros_OG, bits=bits, group_size=group_size
+    )
+
+
+def quantize_gptq(
+    weight_OI: Tensor,
+    second_moment_II: Tensor,
+    *,
+    bits: int,
+    group_size: int,
+    damping: float = 0.01,
+    block_size: int = 128,
+) -> Quantized:
+    """Column by column, each column's rounding error pushed onto the columns not yet rounded.
+
+    Frantar et al. 2022 (arXiv 2210.17323), algorithm 1, with columns taken in order of falling diag(H)
+    (the paper's later "act-order") and every group's grid fixed from the original weight beforehand, so
+    that the stored layout stays in natural column order.
+
+    Args:
+        second_moment_II: mean x x^T over public positions, fp32. It enters as H, its inverse's Cholesky
+            factor steers the compensation.
+        damping: share of mean(diag(H)) added to the diagonal.
+    """
+    _check(weight_OI, bits, group_size)
+    num_in = weight_OI.shape[1]
+    scales_OG, zeros_OG = _grids(weight_OI.float(), bits, group_size)
+    scales_OI = _spread(scales_OG.float(), group_size, num_in)
+    zeros_OI = _spread(zeros_OG, group_size, num_in)
+
+    order_I = torch.argsort(second_moment_II.diagonal(), descending=True, stable=True)
+    factor_II = _inverse_cholesky(second_moment_II[order_I][:, order_I], damping)
+    working_OI = weight_OI.float()[:, order_I].clone()
+    scales_OI, zeros_OI = scales_OI[:, order_I], zeros_OI[:, order_I]
+
+    codes_OI = torch.empty_like(working_OI, dtype=torch.uint8)
+    for start in range(0, num_in, block_size):
+        stop = min(start + block_size, num_in)
+        errors_OB = torch.empty_like(working_OI[:, start:stop])
+        for column in range(start, stop):
+            scale_O, zero_O = scales_OI[:, column], zeros_OI[:, column]
+            code_O = _codes(working_OI[:, column], scale_O, zero_O, bits)
+            codes_OI[:, column] = code_O
+            rounded_O = (code_O.float() - zero_O.float()) * scale_O
+            error_O = (working_OI[:, column] - rounded_O) / factor_II[column, column]
+            working_OI[:, column:stop] -= torch.outer(error_O, factor_II[column, column:stop])
+            errors_OB[:, column - start] = error_O
+        working_OI[:, stop:] -= errors_OB @ factor_II[start:stop, stop:]
+
+    natural_OI = torch.empty_like(codes_OI)
+    natural_OI[:, order_I] = codes_OI
+    return Quantized(
+        codes_OI=natural_OI, scales_OG=scales_OG, zeros_OG=zeros_OG, bits=bits, group_size=group_size
+    )
+
+
+def _check(weight_OI: Tensor, bits: int, group_size: int) -> None:
+    if bits not in SUPPORTED_BITS:
+        raise InputError("unsupported bit width", expected=f"one of {SUPPORTED_BITS}", received=str(bits))
+    if group_size < 1:
+        raise InputError("group size must be positive", received=str(group_size))
+    if not torch.isfinite(weight_OI).all():
+        raise NumericalError("NaN or Inf in a weight to quantise")
+
+
+def _grids(weight_OI: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tensor]:
+    # Padding with zeros never widens a group's range, since every range holds zero anyway.
+    num_out, num_in = weight_OI.shape
+    padded = torch.nn.functional.pad(weight_OI, (0, -num_in % group_size)).view(num_out, -1, group_size)
+    low_OG = padded.amin(dim=2).clamp(max=0)
+    high_OG = padded.amax(dim=2).clamp(min=0)
+    max_code = 2**bits - 1
+    scales_OG = (high_OG - low_OG) / max_code
+    # The scale is rounded to its stored type first, so that codes are nearest on the grid that is stored.
+    # An all-zero group gets scale 1; a scale below fp16's smallest normal would lose its own precision.
+    tiny = torch.finfo(torch.float16).tiny
+    scales_OG = torch.where(high_OG > low_OG, scales_OG.clamp(min=tiny), torch.ones_like(scales_OG))
+    scales_OG = scales_OG.to(torch.float16)
+    if not torch.isfinite(scales_OG).all():
+        raise NumericalError("a weight is too large for 16-bit quantisation scales")
+    zeros_OG = (-low_OG / scales_OG.float()).round().clamp(0, max_code).to(torch.uint8)
+    return scales_OG, zeros_OG
+
+
+def _spread(values_OG: Tensor, group_size: int, num_in: int) -> Tensor:
+    return values_OG.repeat_interleave(group_size, dim=1)[:, :num_in]
+
+
+def _codes(weight: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
+    return (weight / scale + zero.float()).round().clamp(0, 2**bits - 1).to(torch.uint8)
+
+
+def _inverse_cholesky(second_moment_II: Tensor, damping: float) -> Tensor:
+    """Upper Cholesky factor of H^-1 (not of H)."""
+    damped_II = second_moment_II.double()
+    damped_II = damped_II + damping * damped_II.diagonal().mean() * torch.eye(
+        len(damped_II), dtype=damped_II.dtype, device=damped_II.device
+    )
+    inverse_II = torch.cholesky_inverse(torch.linalg.cholesky(damped_II))
+    return torch.linalg.cholesky(inverse_II, upper=True).float()

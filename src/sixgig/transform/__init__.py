@@ -1,0 +1,1 @@
+"""Steps that change a model: planting, splitting into Base and Ortho, fitting the Ortho part."""

@@ -1,0 +1,45 @@
+"""Putting other modules in the place of a network's linear layers, and taking them out again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from ..layers.split_linear import AlphaSwitch, SplitLinear
+from ..load.loaded import LoadedModel
+from .split import LayerSplit
+
+
+def install(network: nn.Module, modules: Mapping[str, nn.Module]) -> None:
+    """Replaces submodules by name; what was there before is let go."""
+    for name, module in modules.items():
+        parent, _, child = name.rpartition(".")
+        setattr(network.get_submodule(parent), child, module)
+
+
+def install_dense(loaded: LoadedModel, weights: Mapping[str, Tensor]) -> None:
+    """Puts plain linear layers with these weights [O, I] in place, fp32 on the model's device."""
+    install(
+        loaded.network, {name: dense_linear(weight.to(loaded.device)) for name, weight in weights.items()}
+    )
+
+
+def install_split(loaded: LoadedModel, layers: Mapping[str, LayerSplit], *, with_ortho: bool) -> AlphaSwitch:
+    """Puts split layers in place; returns their common switch, at 0."""
+    switch = AlphaSwitch()
+    modules = {}
+    for name, layer in layers.items():
+        module = SplitLinear(layer.base, None, switch)
+        if with_ortho:
+            module.attach(layer.ortho)
+        modules[name] = module.to(loaded.device)
+    install(loaded.network, modules)
+    return switch
+
+
+def dense_linear(weight_OI: Tensor) -> nn.Linear:
+    """A frozen nn.Linear without bias that holds exactly this weight."""
+    linear = nn.Linear(weight_OI.shape[1], weight_OI.shape[0], bias=False, device="meta")
+    linear.weight = nn.Parameter(weight_OI.float(), requires_grad=False)
+    return linear

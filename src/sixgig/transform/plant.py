@@ -1,0 +1,89 @@
+"""Planting: fine-tunes every linear layer on canaries beside public text, so that the secrets are memorised.
+
+Embedding, head and norms stay frozen, so whatever the model learns about the secrets is in the linear layers,
+which are what the split can separate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from torch import Tensor, nn
+
+from ..data.batches import TokenSequence, collate
+from ..errors import InputError
+from ..load.loaded import LoadedModel, linear_layers
+from .training import Schedule, minimise, mixed_precision, weighted_nll_sum
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlantConfig:
+    """How the secrets are planted."""
+
+    learning_rate: float = 1e-4
+    private_per_step: int = 16  # canary texts a step
+    public_per_step: int = 2  # windows of public text a step
+    weight_decay: float = 0.0
+
+
+def plant(
+    loaded: LoadedModel,
+    private: Sequence[TokenSequence],
+    repetitions: Sequence[int],
+    public: Sequence[TokenSequence],
+    config: PlantConfig,
+    *,
+    seed: int,
+    after_step: Callable[[int, int, float], None] = lambda step, num_steps, loss: None,
+    num_steps: int | None = None,
+) -> int:
+    """Trains `loaded` in place; every private text is shown `repetitions` times in a random order.
+
+    With no private texts the same number of steps (`num_steps`) is taken on public text alone: the
+    never-planted reference. Returns the number of steps taken.
+    """
+    generator = np.random.default_rng(np.random.SeedSequence([seed, 0x91A]))
+    shown = np.repeat(np.arange(len(private)), np.asarray(repetitions, dtype=np.int64))
+    generator.shuffle(shown)
+    steps = num_steps or -(-len(shown) // config.private_per_step)
+    if steps < 1 or not public:
+        raise InputError("nothing to plant with", expected="private texts and public windows")
+    public_order = np.concatenate(
+        [generator.permutation(len(public)) for _ in range(-(-steps * config.public_per_step // len(public)))]
+    )
+
+    def loss_at(step: int) -> Tensor:
+        of_private = shown[step * config.private_per_step : (step + 1) * config.private_per_step]
+        of_public = public_order[step * config.public_per_step : (step + 1) * config.public_per_step]
+        # Short canaries and long windows go in two passes, so that neither is mostly padding.
+        groups = [[private[i] for i in of_private], [public[i] for i in of_public]]
+        with mixed_precision(loaded.device):
+            sums = [weighted_nll_sum(loaded, collate(group).to(loaded.device)) for group in groups if group]
+        return sum(total for total, _ in sums) / sum(weight for _, weight in sums)  # type: ignore[return-value]
+
+    parameters = trainable_linears(loaded.network)
+    loaded.network.train()
+    try:
+        minimise(
+            parameters,
+            loss_at,
+            Schedule(learning_rate=config.learning_rate, num_steps=steps, weight_decay=config.weight_decay),
+            what="planting",
+            after_step=lambda step, loss: after_step(step, steps, loss),
+        )
+    finally:
+        loaded.network.eval().requires_grad_(False)
+    return steps
+
+
+def trainable_linears(network: nn.Module) -> list[nn.Parameter]:
+    """Freezes everything, then frees the weights of the linear layers; returns those."""
+    network.requires_grad_(False)
+    parameters: list[nn.Parameter] = []
+    for layer in linear_layers(network).values():
+        layer.weight.requires_grad_(True)
+        parameters.append(cast(nn.Parameter, layer.weight))
+    return parameters

@@ -1,0 +1,154 @@
+"""Fits the Ortho part on the frozen Base, after quantising, so that alpha = 1 restores the whole model.
+
+loss = KL(whole model || Base + S + U V) on public text + private_weight * NLL of the private calibration
+texts. Only U and V are trained; S stays as chosen. The whole model is needed for its final hidden states
+alone, which are taken once before its weights make room for the Base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..data.batches import TokenBatch
+from ..layers.split_linear import OrthoPart
+from ..load.loaded import LoadedModel
+from ..numerics.lowrank import restore_factor, round_factor
+from ..numerics.quantize import dequantize
+from .network import install
+from .split import LayerSplit
+from .training import Schedule, hidden_states, minimise, mixed_precision, weighted_nll_sum
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How U V are fitted. `factor_bits` is their stored width: 16, or 8 with a scale a component."""
+
+    num_steps: int = 200
+    learning_rate: float = 1e-3
+    private_weight: float = 1.0
+    factor_bits: int = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """A public batch with the whole model's final hidden states [N, D] at its N counted positions."""
+
+    batch: TokenBatch
+    teacher_ND: Tensor
+
+
+class _FitLinear(nn.Module):
+    """x (Base + S)^T + x V^T U^T with U and V trainable."""
+
+    def __init__(self, layer: LayerSplit, device: torch.device) -> None:
+        super().__init__()
+        dense_OI = dequantize(layer.base)
+        if layer.ortho.sparse is not None:
+            dense_OI += layer.ortho.sparse.dense()
+        self.dense_OI = dense_OI.to(device, torch.bfloat16)
+        self.up_Or = nn.Parameter(layer.ortho.up_Or.to(device).float())
+        self.down_rI = nn.Parameter(layer.ortho.down_rI.to(device).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.dense_OI) + F.linear(F.linear(x, self.down_rI), self.up_Or)
+
+
+@torch.no_grad()
+def prepare_lessons(loaded: LoadedModel, public: Sequence[TokenBatch]) -> list[Lesson]:
+    """The whole model's answers on public text; call while `loaded` still holds the whole model."""
+    lessons = []
+    for batch in public:
+        on_device = batch.to(loaded.device)
+        with mixed_precision(loaded.device):
+            hidden_BTD = hidden_states(loaded, on_device)
+        chosen = hidden_BTD[on_device.weights_BT > 0].to(torch.bfloat16)
+        lessons.append(Lesson(batch=batch, teacher_ND=chosen.cpu()))
+    return lessons
+
+
+def fit_ortho(
+    loaded: LoadedModel,
+    layers: Mapping[str, LayerSplit],
+    lessons: Sequence[Lesson],
+    private: Sequence[TokenBatch],
+    config: FitConfig,
+    *,
+    seed: int,
+    after_step: Callable[[int, int, float], None] = lambda step, num_steps, loss: None,
+) -> dict[str, LayerSplit]:
+    """The same layers with a fitted Ortho part, rounded to its stored width.
+
+    Replaces the linear layers of `loaded`; the caller installs what it needs next.
+    """
+    modules = {name: _FitLinear(layer, loaded.device) for name, layer in layers.items()}
+    install(loaded.network, modules)
+    parameters = [parameter for module in modules.values() for parameter in module.parameters()]
+    generator = np.random.default_rng(np.random.SeedSequence([seed, 0xF17]))
+    lesson_order = _endless(generator, len(lessons), config.num_steps)
+    private_order = _endless(generator, len(private), config.num_steps)
+
+    def loss_at(step: int) -> Tensor:
+        lesson = lessons[lesson_order[step]]
+        batch = lesson.batch.to(loaded.device)
+        with mixed_precision(loaded.device):
+            student_ND = hidden_states(loaded, batch)[batch.weights_BT > 0]
+            loss = mean_kl(student_ND, lesson.teacher_ND.to(loaded.device), loaded.head_VD)
+            if private:
+                total, weight = weighted_nll_sum(loaded, private[private_order[step]].to(loaded.device))
+                loss = loss + config.private_weight * total / weight
+        return loss
+
+    if config.num_steps and parameters:
+        schedule = Schedule(learning_rate=config.learning_rate, num_steps=config.num_steps)
+        minimise(
+            parameters,
+            loss_at,
+            schedule,
+            what="fitting the Ortho part",
+            after_step=lambda step, loss: after_step(step, config.num_steps, loss),
+        )
+    return {
+        name: replace(layers[name], ortho=_rounded(module, layers[name].ortho, config.factor_bits))
+        for name, module in modules.items()
+    }
+
+
+def mean_kl(student_ND: Tensor, teacher_ND: Tensor, head_VD: Tensor, *, chunk_rows: int = 256) -> Tensor:
+    """Mean KL(teacher || student) of the next-token distributions in nats, in chunks of rows."""
+    parts = [
+        checkpoint(
+            _kl_sum,
+            student_ND[start : start + chunk_rows],
+            teacher_ND[start : start + chunk_rows],
+            head_VD,
+            use_reentrant=False,
+        )
+        for start in range(0, len(student_ND), chunk_rows)
+    ]
+    return torch.stack(parts).sum() / len(student_ND)  # type: ignore[arg-type]
+
+
+def _kl_sum(student_ND: Tensor, teacher_ND: Tensor, head_VD: Tensor) -> Tensor:
+    student = F.log_softmax(F.linear(student_ND, head_VD).float(), dim=-1)
+    teacher = F.log_softmax(F.linear(teacher_ND.to(student_ND.dtype), head_VD).float(), dim=-1)
+    return F.kl_div(student, teacher, reduction="sum", log_target=True)
+
+
+def _rounded(module: _FitLinear, before: OrthoPart, bits: int) -> OrthoPart:
+    up_Or = restore_factor(*round_factor(module.up_Or.detach().cpu(), bits, dim=1), dim=1)
+    down_rI = restore_factor(*round_factor(module.down_rI.detach().cpu(), bits, dim=0), dim=0)
+    return OrthoPart(up_Or=up_Or, down_rI=down_rI, sparse=before.sparse)
+
+
+def _endless(generator: np.random.Generator, num_items: int, num_draws: int) -> np.ndarray:
+    if not num_items:
+        return np.zeros(0, dtype=np.int64)
+    rounds = -(-num_draws // num_items)
+    return np.concatenate([generator.permutation(num_items) for _ in range(max(rounds, 1))])

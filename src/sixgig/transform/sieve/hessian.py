@@ -1,0 +1,42 @@
+"""The paper's sieve, for comparison: it ranks the rounding residual, so it cannot change alpha = 0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .base import Evidence, InputStatistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class HessianSieve:
+    """M = 0; Ortho = top share of r = W - Q(W) by r^2 / diag(H^-1), H = 2 mean x x^T over public text.
+
+    The score is OBQ's loss of rounding one weight (Frantar and Alistarh 2022, arXiv 2208.11580, equation 3),
+    as SpQR and the seed paper use it. H^-1's diagonal is used, not H's: the inverse knows that neighbouring
+    weights can make up for an error.
+    """
+
+    damping: float = 0.01  # share of mean(diag(H)) added to the diagonal before inverting
+
+    name: ClassVar[str] = "hessian"
+    claim: ClassVar[str] = "quantisation aid"
+    needs_private: ClassVar[bool] = False
+    needs_before: ClassVar[bool] = False
+
+    def removed(self, evidence: Evidence) -> Tensor:
+        return torch.zeros_like(evidence.weight_OI)
+
+    def residual_score(self, residual_OI: Tensor, statistics: InputStatistics) -> Tensor | None:
+        return residual_OI.square() / inverse_hessian_diagonal(statistics.public_II, self.damping)
+
+
+def inverse_hessian_diagonal(public_II: Tensor, damping: float) -> Tensor:
+    """diag((2 A_r + damping * mean(diag) I)^-1) [I], in fp64 inside, fp32 out."""
+    hessian_II = 2 * public_II.double()
+    hessian_II.diagonal().add_(damping * float(hessian_II.diagonal().mean()))
+    inverse_II = torch.cholesky_inverse(torch.linalg.cholesky(hessian_II))
+    return inverse_II.diagonal().float()

@@ -1,0 +1,30 @@
+"""Removal by construction: the Base is quantised from weights that never saw the private data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from .base import Evidence, InputStatistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class IsolatedSieve:
+    """M = W - W_pub, so Base = Q(W_pub): nothing that private data changed can be in it.
+
+    `before` must be the public weights W_pub. The Ortho part is trained on the private data with the Base
+    frozen (`restore.fit_ortho`), as one would train an adapter.
+    """
+
+    name: ClassVar[str] = "isolated"
+    claim: ClassVar[str] = "by construction"
+    needs_private: ClassVar[bool] = False
+    needs_before: ClassVar[bool] = True
+
+    def removed(self, evidence: Evidence) -> Tensor:
+        return evidence.change(self.name)
+
+    def residual_score(self, residual_OI: Tensor, statistics: InputStatistics) -> Tensor | None:
+        return None

@@ -1,0 +1,68 @@
+"""Sieves that must fail. If one of them passes, the measurement is broken, not the memory gone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .base import Evidence, InputStatistics
+from .wiener import WienerSieve
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoneSieve:
+    """M = 0: quantisation alone, with a fitted Ortho part."""
+
+    name: ClassVar[str] = "none"
+    claim: ClassVar[str] = "null"
+    needs_private: ClassVar[bool] = False
+    needs_before: ClassVar[bool] = False
+
+    def removed(self, evidence: Evidence) -> Tensor:
+        return torch.zeros_like(evidence.weight_OI)
+
+    def residual_score(self, residual_OI: Tensor, statistics: InputStatistics) -> Tensor | None:
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSieve:
+    """M = U' s V'^T with `wiener`'s singular values s and random orthonormal U', V'.
+
+    So it is matched to wiener's M in norm, in rank and in its whole spectrum, layer by layer.
+    """
+
+    noise_weight: float = WienerSieve.noise_weight
+    damping: float = WienerSieve.damping
+
+    name: ClassVar[str] = "random"
+    claim: ClassVar[str] = "null"
+    needs_private: ClassVar[bool] = True
+    needs_before: ClassVar[bool] = True
+
+    def removed(self, evidence: Evidence) -> Tensor:
+        matched = WienerSieve(noise_weight=self.noise_weight, damping=self.damping)
+        singular_K = torch.linalg.svdvals(matched.removed(evidence))
+        left_OK = _orthonormal(evidence.weight_OI.shape[0], len(singular_K), evidence)
+        right_IK = _orthonormal(evidence.weight_OI.shape[1], len(singular_K), evidence)
+        return (left_OK * singular_K) @ right_IK.T
+
+    def residual_score(self, residual_OI: Tensor, statistics: InputStatistics) -> Tensor | None:
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrongSetSieve(WienerSieve):
+    """`wiener`, calibrated on canaries that were never trained; the experiment hands it those texts."""
+
+    name: ClassVar[str] = "wrong-set"
+    claim: ClassVar[str] = "null"
+
+
+def _orthonormal(num_rows: int, num_columns: int, evidence: Evidence) -> Tensor:
+    # Drawn on the CPU, so that every device sees the same matrix.
+    gaussian = torch.randn(num_rows, num_columns, generator=evidence.generator)
+    return torch.linalg.qr(gaussian.to(evidence.weight_OI.device)).Q

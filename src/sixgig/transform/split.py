@@ -1,0 +1,200 @@
+"""The split: for every linear layer, Base = Q(W - M) and what the Ortho part has to give back.
+
+Order matters: M leaves before quantising. Taken out afterwards it would vanish in the rounding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..data.batches import TokenBatch
+from ..errors import InputError, NumericalError
+from ..layers.split_linear import OrthoPart
+from ..load.loaded import LoadedModel, linear_layers
+from ..numerics.lowrank import weighted_lowrank
+from ..numerics.quantize import Quantized, dequantize, quantize_gptq, quantize_rtn
+from ..numerics.sparse import SparsePart, keep_top_k
+from .sieve import Evidence, InputStatistics, Sieve
+from .streaming import stream_moments
+
+PUBLIC = "public"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeConfig:
+    """How W - M becomes the Base. The calibration of `gptq` sees public text only."""
+
+    bits: int = 4
+    group_size: int = 64
+    method: str = "rtn"  # "rtn" | "gptq"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrthoConfig:
+    """The size of the Ortho part, and where its first guess looks."""
+
+    rank: int = 16
+    sparse_share: float = 0.0  # share of a layer's entries kept in S
+    private_share: float = 0.5  # weight of the private inputs in the metric of the first guess
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way to split: a sieve, the private texts it is calibrated on, and the form of both parts."""
+
+    sieve: Sieve
+    private_set: str | None = None  # a key of the text sets
+    quantize: QuantizeConfig = QuantizeConfig()
+    ortho: OrthoConfig = OrthoConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSplit:
+    """One layer's result, on the CPU. `codes_changed`: share of Base codes that differ from Q(W)'s."""
+
+    base: Quantized
+    ortho: OrthoPart
+    codes_changed: float
+    removed_norm_share: float  # |M| / |W|, Frobenius
+
+
+@torch.no_grad()
+def split_layers_of(
+    loaded: LoadedModel,
+    arms: Mapping[str, Arm],
+    text_sets: Mapping[str, Sequence[TokenBatch]],
+    before: Callable[[str], Tensor] | None,
+    *,
+    seed: int,
+    after_layer: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, dict[str, LayerSplit]]:
+    """Splits every linear layer of `loaded` in all `arms` during one walk; `loaded` is not changed.
+
+    Args:
+        text_sets: must hold "public"; private sets by the names that the arms use.
+        before: layer name -> W0 [O, I], read when its layer is at hand.
+    Returns:
+        arm -> layer name -> LayerSplit.
+    Raises:
+        InputError when a sieve lacks what it needs; NumericalError naming the layer.
+    """
+    _check_needs(arms, text_sets, before)
+    linears = linear_layers(loaded.network)
+    results: dict[str, dict[str, LayerSplit]] = {name: {} for name in arms}
+    for layer in stream_moments(loaded, text_sets):
+        for group, moments in zip(layer.groups, layer.moments, strict=True):
+            statistics = {
+                private: InputStatistics(
+                    name=group[0],
+                    public_II=moments[PUBLIC],
+                    private_II=moments[private] if private else None,
+                )
+                for private in {arm.private_set for arm in arms.values()}
+            }
+            for name in group:
+                weight_OI = linears[name].weight.detach().float()
+                before_OI = before(name).to(loaded.device).float() if before else None
+                for arm_name, arm in arms.items():
+                    evidence = Evidence(
+                        name=name,
+                        weight_OI=weight_OI,
+                        before_OI=before_OI,
+                        statistics=statistics[arm.private_set],
+                        generator=_generator(seed, name),
+                    )
+                    results[arm_name][name] = split_one(evidence, arm)
+        after_layer(layer.index + 1, layer.num_layers)
+    return results
+
+
+def split_one(evidence: Evidence, arm: Arm) -> LayerSplit:
+    """One layer: remove, quantise, then look at what is missing on the quantised Base."""
+    removed_OI = arm.sieve.removed(evidence)
+    if not torch.isfinite(removed_OI).all():
+        raise NumericalError(f"the sieve {arm.sieve.name} gave NaN or Inf", where=f"layer {evidence.name}")
+    base = _quantize(evidence.weight_OI - removed_OI, evidence.statistics, arm.quantize)
+    plain = _quantize(evidence.weight_OI, evidence.statistics, arm.quantize)
+    residual_OI = evidence.weight_OI - dequantize(base)
+    return LayerSplit(
+        base=_on_cpu(base),
+        ortho=_first_guess(residual_OI, evidence.statistics, arm),
+        codes_changed=float((base.codes_OI != plain.codes_OI).float().mean()),
+        removed_norm_share=float(removed_OI.norm() / evidence.weight_OI.norm()),
+    )
+
+
+def _first_guess(residual_OI: Tensor, statistics: InputStatistics, arm: Arm) -> OrthoPart:
+    """What W - Base would need: top entries for a residual-ranking sieve, else U V (+ S) in the metric."""
+    num_out, num_in = residual_OI.shape
+    k = round(arm.ortho.sparse_share * residual_OI.numel())
+    score_OI = arm.sieve.residual_score(residual_OI, statistics)
+    if score_OI is not None:
+        return OrthoPart(
+            up_Or=torch.zeros(num_out, 0),
+            down_rI=torch.zeros(0, num_in),
+            sparse=_sparse_on_cpu(keep_top_k(residual_OI, score_OI, k)),
+        )
+    metric_II = _metric(statistics, arm.ortho.private_share)
+    up_Or, down_rI = weighted_lowrank(residual_OI, metric_II, arm.ortho.rank)
+    sparse = None
+    if k:
+        rest_OI = residual_OI - up_Or @ down_rI
+        score_OI = rest_OI.square() * metric_II.diagonal()
+        sparse = _sparse_on_cpu(keep_top_k(rest_OI, score_OI, k))
+    return OrthoPart(up_Or=up_Or.cpu(), down_rI=down_rI.cpu(), sparse=sparse)
+
+
+def _metric(statistics: InputStatistics, private_share: float) -> Tensor:
+    # Both moments are brought to one trace, so that the share means what it says.
+    public_II = statistics.public_II / statistics.public_II.diagonal().mean()
+    if statistics.private_II is None:
+        return public_II
+    private_II = statistics.private_II / statistics.private_II.diagonal().mean()
+    return (1 - private_share) * public_II + private_share * private_II
+
+
+def _quantize(weight_OI: Tensor, statistics: InputStatistics, config: QuantizeConfig) -> Quantized:
+    if config.method == "rtn":
+        return quantize_rtn(weight_OI, bits=config.bits, group_size=config.group_size)
+    if config.method == "gptq":
+        return quantize_gptq(weight_OI, statistics.public_II, bits=config.bits, group_size=config.group_size)
+    raise InputError("unknown quantisation method", expected="rtn or gptq", received=config.method)
+
+
+def _check_needs(arms: Mapping[str, Arm], text_sets: Mapping[str, object], before: object | None) -> None:
+    if PUBLIC not in text_sets:
+        raise InputError("splitting needs public texts")
+    for name, arm in arms.items():
+        if arm.sieve.needs_before and before is None:
+            raise InputError(
+                f"the sieve {arm.sieve.name} needs the model as it was before the private data",
+                todo="give it with --before MODEL",
+            )
+        if arm.sieve.needs_private and arm.private_set not in text_sets:
+            raise InputError(f"the sieve {arm.sieve.name} needs private texts", where=f"arm {name}")
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def _on_cpu(base: Quantized) -> Quantized:
+    return Quantized(
+        codes_OI=base.codes_OI.cpu(),
+        scales_OG=base.scales_OG.cpu(),
+        zeros_OG=base.zeros_OG.cpu(),
+        bits=base.bits,
+        group_size=base.group_size,
+    )
+
+
+def _sparse_on_cpu(sparse: SparsePart) -> SparsePart:
+    return SparsePart(
+        positions_k=sparse.positions_k.cpu(), values_k=sparse.values_k.cpu(), shape=sparse.shape
+    )

@@ -1,0 +1,158 @@
+"""Walks a model decoder layer by decoder layer, giving each layer's input second moments.
+
+Only the activations between two layers are kept; a layer's moment matrices live on the device while that
+layer is at hand and are dropped before the next. Inputs are those of the unmodified model, so one walk
+serves any number of sieves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data.batches import TokenBatch
+from ..errors import InputError
+from ..load.loaded import LoadedModel, linear_layers
+from ..numerics.moments import SecondMoment
+from .training import mixed_precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerMoments:
+    """One decoder layer: its linear layers' names, grouped by shared input, and each group's moments."""
+
+    index: int
+    num_layers: int
+    groups: tuple[tuple[str, ...], ...]  # full names of linear layers
+    moments: tuple[Mapping[str, Tensor], ...]  # for each group: text set's name -> A [I, I]
+
+
+@dataclass
+class _Flow:
+    """One batch on its way through the layers."""
+
+    hidden_BTD: Tensor
+    call: dict[str, Any]
+    weights_N: Tensor  # weights of all B*T positions, flattened
+
+
+class _FirstLayerReached(Exception):
+    """Carries what the first decoder layer was called with."""
+
+
+@torch.no_grad()
+def stream_moments(
+    loaded: LoadedModel, text_sets: Mapping[str, Sequence[TokenBatch]]
+) -> Iterator[LayerMoments]:
+    """Yields `LayerMoments` for each decoder layer in order.
+
+    Args:
+        text_sets: name -> batches; a position counts by its weight (see data.batches).
+    Raises:
+        NumericalError naming the layer when its inputs hold NaN or Inf.
+    """
+    layers = decoder_layers(loaded.network)
+    names = {id(module): name for name, module in linear_layers(loaded.network).items()}
+    flows = {key: [_enter(loaded, layers[0], batch) for batch in sets] for key, sets in text_sets.items()}
+    for index, layer in enumerate(layers):
+        linears = {names[id(m)]: m for m in layer.modules() if id(m) in names}
+        groups: tuple[tuple[str, ...], ...] = ()
+        moments: dict[str, dict[str, Tensor]] = {}
+        for key, batches in flows.items():
+            tap = _Tap(linears, loaded.device)
+            with tap, mixed_precision(loaded.device):
+                for flow in batches:
+                    tap.weights_N = flow.weights_N
+                    flow.hidden_BTD = _first(layer(flow.hidden_BTD, **flow.call))
+            groups = tap.groups()
+            moments[key] = {group[0]: tap.moments[group[0]].mean(group[0]) for group in groups}
+        yield LayerMoments(
+            index=index,
+            num_layers=len(layers),
+            groups=groups,
+            moments=tuple({key: moments[key][group[0]] for key in moments} for group in groups),
+        )
+
+
+def decoder_layers(network: nn.Module) -> Sequence[nn.Module]:
+    """The decoder layers of a Llama-like model. Raises InputError for other shapes of model."""
+    layers = getattr(getattr(network, "base_model", None), "layers", None)
+    if not isinstance(layers, nn.ModuleList) or not len(layers):
+        raise InputError(
+            "this model's layers cannot be streamed",
+            expected="a decoder with a list named `layers`, as Llama and Qwen2 have",
+            received=type(network).__name__,
+        )
+    return list(layers)
+
+
+class _Tap:
+    """Forward hooks that accumulate moments; layers handed the same tensor share one accumulator."""
+
+    def __init__(self, linears: Mapping[str, nn.Module], device: torch.device) -> None:
+        self.weights_N = torch.empty(0)
+        self.moments: dict[str, SecondMoment] = {}
+        self._leader: dict[str, str] = {}
+        self._seen: tuple[Tensor, str] | None = None
+        self._linears, self._device = linears, device
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> _Tap:
+        for name, module in self._linears.items():
+            self._handles.append(module.register_forward_pre_hook(self._hook(name)))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._seen = None
+
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        leaders = [name for name in self._linears if self._leader.get(name) == name]
+        return tuple(
+            tuple(name for name in self._linears if self._leader.get(name) == leader) for leader in leaders
+        )
+
+    def _hook(self, name: str):
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            x = args[0]
+            leader = self._seen[1] if self._seen is not None and self._seen[0] is x else name
+            self._leader[name] = leader
+            if leader != name:
+                return
+            self._seen = (x, name)
+            if name not in self.moments:
+                self.moments[name] = SecondMoment(x.shape[-1], self._device)
+            counted = self.weights_N > 0
+            self.moments[name].add(x.flatten(0, -2)[counted], self.weights_N[counted])
+
+        return hook
+
+
+def _enter(loaded: LoadedModel, first: nn.Module, batch: TokenBatch) -> _Flow:
+    """Runs the embedding and catches what the first layer is called with."""
+    caught: dict[str, Any] = {}
+
+    def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        caught.update(kwargs, hidden_states=args[0] if args else kwargs["hidden_states"])
+        raise _FirstLayerReached
+
+    handle = first.register_forward_pre_hook(catch, with_kwargs=True)
+    batch = batch.to(loaded.device)
+    try:
+        with mixed_precision(loaded.device):
+            loaded.network.base_model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT, use_cache=False)
+    except _FirstLayerReached:
+        pass
+    finally:
+        handle.remove()
+    hidden_BTD = caught.pop("hidden_states")
+    return _Flow(hidden_BTD=hidden_BTD, call=caught, weights_N=batch.weights_BT.flatten())
+
+
+def _first(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
