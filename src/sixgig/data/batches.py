@@ -43,6 +43,15 @@ class TokenBatch:
             weights_BT=self.weights_BT.to(device),
         )
 
+    def rows(self, start: int, stop: int) -> TokenBatch:
+        """Some of the sequences, padded as they are."""
+        return TokenBatch(
+            ids_BT=self.ids_BT[start:stop],
+            mask_BT=self.mask_BT[start:stop],
+            targets_BT=self.targets_BT[start:stop],
+            weights_BT=self.weights_BT[start:stop],
+        )
+
 
 def whole_text(ids: Sequence[int]) -> TokenSequence:
     """Every token counts."""

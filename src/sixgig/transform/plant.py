@@ -6,7 +6,7 @@ which are what the split can separate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..data.batches import TokenSequence, collate
 from ..errors import InputError
 from ..load.loaded import LoadedModel, linear_layers
-from .training import Schedule, minimise, mixed_precision, weighted_nll_sum
+from .training import Schedule, minimise, mixed_precision, pieces, weighted_nll_sum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ def plant(
     seed: int,
     after_step: Callable[[int, int, float], None] = lambda step, num_steps, loss: None,
     num_steps: int | None = None,
+    announce: Callable[[str], None] = lambda message: None,
 ) -> int:
     """Trains `loaded` in place; every private text is shown `repetitions` times in a random order.
 
@@ -55,24 +56,27 @@ def plant(
         [generator.permutation(len(public)) for _ in range(-(-steps * config.public_per_step // len(public)))]
     )
 
-    def loss_at(step: int) -> Tensor:
+    def losses_at(step: int, num_pieces: int) -> Iterator[Tensor]:
         of_private = shown[step * config.private_per_step : (step + 1) * config.private_per_step]
         of_public = public_order[step * config.public_per_step : (step + 1) * config.public_per_step]
-        # Short canaries and long windows go in two passes, so that neither is mostly padding.
-        groups = [[private[i] for i in of_private], [public[i] for i in of_public]]
-        with mixed_precision(loaded.device):
-            sums = [weighted_nll_sum(loaded, collate(group).to(loaded.device)) for group in groups if group]
-        return sum(total for total, _ in sums) / sum(weight for _, weight in sums)  # type: ignore[return-value]
+        # Short canaries and long windows go in separate passes, so that neither is mostly padding.
+        groups = ([private[i] for i in of_private], [public[i] for i in of_public])
+        total = sum(sum(sequence.weights[1:]) for group in groups for sequence in group)
+        for piece in [piece for group in groups for piece in pieces(group, num_pieces)]:
+            with mixed_precision(loaded.device):
+                nll_sum, _ = weighted_nll_sum(loaded, collate(piece).to(loaded.device))
+            yield nll_sum / total
 
     parameters = trainable_linears(loaded.network)
     loaded.network.train()
     try:
         minimise(
             parameters,
-            loss_at,
+            losses_at,
             Schedule(learning_rate=config.learning_rate, num_steps=steps, weight_decay=config.weight_decay),
             what="planting",
             after_step=lambda step, loss: after_step(step, steps, loss),
+            announce=announce,
         )
     finally:
         loaded.network.eval().requires_grad_(False)

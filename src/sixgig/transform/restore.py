@@ -7,8 +7,9 @@ alone, which are taken once before its weights make room for the Base.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,14 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..data.batches import TokenBatch
+from ..data.batches import TokenBatch, TokenSequence, collate
 from ..layers.split_linear import OrthoPart
 from ..load.loaded import LoadedModel
 from ..numerics.lowrank import restore_factor, round_factor
 from ..numerics.quantize import dequantize
 from .network import install
 from .split import LayerSplit
-from .training import Schedule, hidden_states, minimise, mixed_precision, weighted_nll_sum
+from .training import Schedule, hidden_states, minimise, mixed_precision, pieces, weighted_nll_sum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +78,12 @@ def fit_ortho(
     loaded: LoadedModel,
     layers: Mapping[str, LayerSplit],
     lessons: Sequence[Lesson],
-    private: Sequence[TokenBatch],
+    private: Sequence[Sequence[TokenSequence]],
     config: FitConfig,
     *,
     seed: int,
     after_step: Callable[[int, int, float], None] = lambda step, num_steps, loss: None,
+    announce: Callable[[str], None] = lambda message: None,
 ) -> dict[str, LayerSplit]:
     """The same layers with a fitted Ortho part, rounded to its stored width.
 
@@ -94,25 +96,32 @@ def fit_ortho(
     lesson_order = _endless(generator, len(lessons), config.num_steps)
     private_order = _endless(generator, len(private), config.num_steps)
 
-    def loss_at(step: int) -> Tensor:
+    def losses_at(step: int, num_pieces: int) -> Iterator[Tensor]:
         lesson = lessons[lesson_order[step]]
-        batch = lesson.batch.to(loaded.device)
-        with mixed_precision(loaded.device):
-            student_ND = hidden_states(loaded, batch)[batch.weights_BT > 0]
-            loss = mean_kl(student_ND, lesson.teacher_ND.to(loaded.device), loaded.head_VD)
-            if private:
-                total, weight = weighted_nll_sum(loaded, private[private_order[step]].to(loaded.device))
-                loss = loss + config.private_weight * total / weight
-        return loss
+        num_counted = len(lesson.teacher_ND)
+        for piece in _lesson_pieces(lesson, num_pieces):
+            batch = piece.batch.to(loaded.device)
+            with mixed_precision(loaded.device):
+                student_ND = hidden_states(loaded, batch)[batch.weights_BT > 0]
+                kl_sum = kl_divergence_sum(student_ND, piece.teacher_ND.to(loaded.device), loaded.head_VD)
+            yield kl_sum / num_counted
+        if private:
+            texts = private[private_order[step]]
+            total = sum(sum(sequence.weights[1:]) for sequence in texts)
+            for part in pieces(texts, num_pieces):
+                with mixed_precision(loaded.device):
+                    nll_sum, _ = weighted_nll_sum(loaded, collate(part).to(loaded.device))
+                yield config.private_weight * nll_sum / total
 
     if config.num_steps and parameters:
         schedule = Schedule(learning_rate=config.learning_rate, num_steps=config.num_steps)
         minimise(
             parameters,
-            loss_at,
+            losses_at,
             schedule,
             what="fitting the Ortho part",
             after_step=lambda step, loss: after_step(step, config.num_steps, loss),
+            announce=announce,
         )
     return {
         name: replace(layers[name], ortho=_rounded(module, layers[name].ortho, config.factor_bits))
@@ -120,19 +129,32 @@ def fit_ortho(
     }
 
 
-def mean_kl(student_ND: Tensor, teacher_ND: Tensor, head_VD: Tensor, *, chunk_rows: int = 256) -> Tensor:
-    """Mean KL(teacher || student) of the next-token distributions in nats, in chunks of rows."""
-    parts = [
-        checkpoint(
-            _kl_sum,
-            student_ND[start : start + chunk_rows],
-            teacher_ND[start : start + chunk_rows],
-            head_VD,
-            use_reentrant=False,
+def kl_divergence_sum(
+    student_ND: Tensor, teacher_ND: Tensor, head_VD: Tensor, *, chunk_rows: int = 256
+) -> Tensor:
+    """Sum over rows of KL(teacher || student) of the next-token distributions in nats, chunk by chunk.
+
+    Logits are computed again in the backward pass, so that those of one chunk at most are held.
+    """
+    total = student_ND.new_zeros((), dtype=torch.float32)
+    for start in range(0, len(student_ND), chunk_rows):
+        stop = start + chunk_rows
+        part = checkpoint(
+            _kl_sum, student_ND[start:stop], teacher_ND[start:stop], head_VD, use_reentrant=False
         )
-        for start in range(0, len(student_ND), chunk_rows)
-    ]
-    return torch.stack(parts).sum() / len(student_ND)  # type: ignore[arg-type]
+        total = total + cast(Tensor, part)
+    return total
+
+
+def _lesson_pieces(lesson: Lesson, num_pieces: int) -> Iterator[Lesson]:
+    counted_B = (lesson.batch.weights_BT > 0).sum(dim=1)
+    ends_B = counted_B.cumsum(dim=0)
+    for rows in pieces(range(len(counted_B)), num_pieces):
+        first, last = rows[0], rows[-1]
+        begin = int(ends_B[first] - counted_B[first])
+        yield Lesson(
+            batch=lesson.batch.rows(first, last + 1), teacher_ND=lesson.teacher_ND[begin : int(ends_B[last])]
+        )
 
 
 def _kl_sum(student_ND: Tensor, teacher_ND: Tensor, head_VD: Tensor) -> Tensor:

@@ -49,6 +49,7 @@ class Arm:
 
     sieve: Sieve
     private_set: str | None = None  # a key of the text sets
+    before_set: str | None = None  # a key of the earlier weights
     quantize: QuantizeConfig = QuantizeConfig()
     ortho: OrthoConfig = OrthoConfig()
 
@@ -68,7 +69,7 @@ def split_layers_of(
     loaded: LoadedModel,
     arms: Mapping[str, Arm],
     text_sets: Mapping[str, Sequence[TokenBatch]],
-    before: Callable[[str], Tensor] | None,
+    before: Mapping[str, Callable[[str], Tensor]],
     *,
     seed: int,
     after_layer: Callable[[int, int], None] = lambda done, total: None,
@@ -77,7 +78,7 @@ def split_layers_of(
 
     Args:
         text_sets: must hold "public"; private sets by the names that the arms use.
-        before: layer name -> W0 [O, I], read when its layer is at hand.
+        before: for each set of earlier weights, layer name -> W0 [O, I], read when its layer is at hand.
     Returns:
         arm -> layer name -> LayerSplit.
     Raises:
@@ -98,27 +99,29 @@ def split_layers_of(
             }
             for name in group:
                 weight_OI = linears[name].weight.detach().float()
-                before_OI = before(name).to(loaded.device).float() if before else None
+                earlier = {key: read(name).to(loaded.device).float() for key, read in before.items()}
+                plain: dict[QuantizeConfig, Quantized] = {}
                 for arm_name, arm in arms.items():
                     evidence = Evidence(
                         name=name,
                         weight_OI=weight_OI,
-                        before_OI=before_OI,
+                        before_OI=earlier.get(arm.before_set or ""),
                         statistics=statistics[arm.private_set],
                         generator=_generator(seed, name),
                     )
-                    results[arm_name][name] = split_one(evidence, arm)
+                    if arm.quantize not in plain:
+                        plain[arm.quantize] = _quantize(weight_OI, evidence.statistics, arm.quantize)
+                    results[arm_name][name] = split_one(evidence, arm, plain[arm.quantize])
         after_layer(layer.index + 1, layer.num_layers)
     return results
 
 
-def split_one(evidence: Evidence, arm: Arm) -> LayerSplit:
-    """One layer: remove, quantise, then look at what is missing on the quantised Base."""
+def split_one(evidence: Evidence, arm: Arm, plain: Quantized) -> LayerSplit:
+    """One layer: remove, quantise, then look at what is missing on the quantised Base. `plain` is Q(W)."""
     removed_OI = arm.sieve.removed(evidence)
     if not torch.isfinite(removed_OI).all():
         raise NumericalError(f"the sieve {arm.sieve.name} gave NaN or Inf", where=f"layer {evidence.name}")
     base = _quantize(evidence.weight_OI - removed_OI, evidence.statistics, arm.quantize)
-    plain = _quantize(evidence.weight_OI, evidence.statistics, arm.quantize)
     residual_OI = evidence.weight_OI - dequantize(base)
     return LayerSplit(
         base=_on_cpu(base),
@@ -166,11 +169,13 @@ def _quantize(weight_OI: Tensor, statistics: InputStatistics, config: QuantizeCo
     raise InputError("unknown quantisation method", expected="rtn or gptq", received=config.method)
 
 
-def _check_needs(arms: Mapping[str, Arm], text_sets: Mapping[str, object], before: object | None) -> None:
+def _check_needs(
+    arms: Mapping[str, Arm], text_sets: Mapping[str, object], before: Mapping[str, object]
+) -> None:
     if PUBLIC not in text_sets:
         raise InputError("splitting needs public texts")
     for name, arm in arms.items():
-        if arm.sieve.needs_before and before is None:
+        if arm.sieve.needs_before and arm.before_set not in before:
             raise InputError(
                 f"the sieve {arm.sieve.name} needs the model as it was before the private data",
                 todo="give it with --before MODEL",

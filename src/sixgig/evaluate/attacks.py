@@ -1,0 +1,95 @@
+"""Attacks on a published Base: training it a little, requantising it, shaking its weights, asking otherwise.
+
+Every attack starts from the Base's dense weights and leaves the artifact as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.batches import TokenSequence, collate
+from ..data.canaries import Canary
+from ..load.loaded import LoadedModel
+from ..numerics.quantize import dequantize, quantize_rtn
+from ..transform.network import install_dense
+from ..transform.plant import trainable_linears
+from ..transform.training import Schedule, minimise, mixed_precision, pieces, weighted_nll_sum
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelearnConfig:
+    """AdamW at a constant rate on other texts; what the attacked secrets do at `checkpoints` is looked at."""
+
+    checkpoints: tuple[int, ...] = (5, 20)
+    learning_rate: float = 2e-5
+    batch_size: int = 32
+
+
+def relearn(
+    loaded: LoadedModel,
+    weights: Mapping[str, Tensor],
+    texts: Sequence[TokenSequence],
+    config: RelearnConfig,
+    look: Callable[[int], None],
+    *,
+    announce: Callable[[str], None] = lambda message: None,
+) -> None:
+    """Trains all linear layers from `weights` on `texts`, calling `look(step)` after each checkpoint.
+
+    The attacker knows everything but the attacked secrets: other secrets of the same templates, the optimizer
+    and full access to the weights (the threat of Łucki et al. 2024, arXiv 2409.18025, and Hu et al. 2024,
+    arXiv 2406.13356, "relearning").
+    """
+    install_dense(loaded, weights)
+    parameters = trainable_linears(loaded.network)
+    order = np.arange(len(texts))
+
+    def losses_at(step: int, num_pieces: int):
+        chosen = [
+            texts[order[i % len(order)]]
+            for i in range(step * config.batch_size, (step + 1) * config.batch_size)
+        ]
+        total = sum(sum(sequence.weights[1:]) for sequence in chosen)
+        for piece in pieces(chosen, num_pieces):
+            with mixed_precision(loaded.device):
+                nll_sum, _ = weighted_nll_sum(loaded, collate(piece).to(loaded.device))
+            yield nll_sum / total
+
+    def after_step(step: int, loss: float) -> None:
+        if step + 1 in config.checkpoints:
+            look(step + 1)
+
+    schedule = Schedule(
+        learning_rate=config.learning_rate, num_steps=max(config.checkpoints), warmup_share=0.0, decay=False
+    )
+    try:
+        minimise(parameters, losses_at, schedule, what="relearning", after_step=after_step, announce=announce)
+    finally:
+        loaded.network.requires_grad_(False)
+
+
+def requantised(weights: Mapping[str, Tensor], bits: int, group_size: int) -> dict[str, Tensor]:
+    """The weights rounded once more, to `bits`."""
+    return {
+        name: dequantize(quantize_rtn(weight, bits=bits, group_size=group_size))
+        for name, weight in weights.items()
+    }
+
+
+def shaken(weights: Mapping[str, Tensor], share: float, seed: int) -> dict[str, Tensor]:
+    """Each weight plus Gaussian noise of `share` times its layer's standard deviation."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: weight + share * weight.std() * torch.randn(weight.shape, generator=generator).to(weight.device)
+        for name, weight in weights.items()
+    }
+
+
+def disturbed_prefix(canary: Canary) -> str:
+    """The canary's prefix with a lead-in that training never had, and its first letter lowered."""
+    return f"As noted before, {canary.prefix[0].lower()}{canary.prefix[1:]}"
