@@ -111,7 +111,6 @@ def _verdicts() -> list[Verdict]:
             low=3.8,
             high=4.5,
             passed=False,
-            note="shown for comparison",
             counts=False,
         ),
     ]

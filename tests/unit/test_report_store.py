@@ -143,6 +143,8 @@ def test_finish_writes_everything_and_result_json_last(
     assert [json.loads(row)["id"] for row in rows[:-1]] == [0, 1, 2]
     assert Result.read(run.result_path) == result
     assert not run.work_path.exists()
+    assert "<html" in (run.path / "report.html").read_text(encoding="utf-8")
+    assert (run.figures_path / "overview.png").stat().st_size > 1000
     assert max(run.path.rglob("*.*"), key=lambda path: path.stat().st_mtime_ns).name in (
         "result.json",
         "events.jsonl",

@@ -10,12 +10,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .compare import Comparison, compare
+    from .figures import write_figures
+    from .html import render_html, write_report
     from .schema import Curve, Example, Memory, Result, Score, Verdict
     from .store import RunDirectory
+    from .tables import terminal_tables
 
-__all__ = ["Curve", "Example", "Memory", "Result", "RunDirectory", "Score", "Verdict"]
+__all__ = [
+    "Comparison",
+    "Curve",
+    "Example",
+    "Memory",
+    "Result",
+    "RunDirectory",
+    "Score",
+    "Verdict",
+    "compare",
+    "render_html",
+    "terminal_tables",
+    "write_figures",
+    "write_report",
+]
 
 _MODULE_OF: dict[str, str] = {
+    "Comparison": "compare",
     "Curve": "schema",
     "Example": "schema",
     "Memory": "schema",
@@ -23,6 +42,11 @@ _MODULE_OF: dict[str, str] = {
     "RunDirectory": "store",
     "Score": "schema",
     "Verdict": "schema",
+    "compare": "compare",
+    "render_html": "html",
+    "terminal_tables": "tables",
+    "write_figures": "figures",
+    "write_report": "html",
 }
 
 

@@ -65,7 +65,8 @@ class Verdict(_Record):
     """Whether `arm` met `criterion`. `passed` None: the sample is too small to tell; `needed_n` would do.
 
     `counts` False marks a verdict shown for comparison only (a null sieve's, say): it does not decide the
-    answer of the run. `threshold` is the criterion in words and numbers, fixed before the run.
+    answer of the run. `threshold` is the criterion in words and numbers, fixed before the run; where it
+    says "at most" or "at least" so many per cent, `value`, `low` and `high` are still shares (0.015 is 1.5%).
     """
 
     criterion: str

@@ -139,11 +139,14 @@ class RunDirectory:
             return None
 
     def finish(self, result: Result, samples: Iterable[dict[str, Any]]) -> None:
-        """Writes samples.jsonl, then result.json; deletes work/ of a complete run.
+        """Writes samples.jsonl, figures/, report.html and, last, result.json; then deletes work/.
 
         A failed or interrupted run keeps work/, since a resume goes on from it.
         """
+        from .html import write_report  # here, since drawing loads what a run does not need before its end
+
         _write_samples(self.path / "samples.jsonl", samples)
+        write_report(result, self.path)
         result.write(self.result_path)
         if result.status == "complete":
             shutil.rmtree(self.work_path, ignore_errors=True)

@@ -1,0 +1,133 @@
+"""The figures of a result: exposure against alpha, relearning, ROC, the overview, and any other curve.
+
+A figure whose data are not in the result is left out and the reason said; no figure is drawn from a guess.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .labels import arm_label, sorted_arms, visible
+from .line_figures import is_relearning, is_roc, line_of_scores, other_curve, relearning, roc
+from .pictures import (
+    CHANCE_EXPOSURE_BITS,
+    CHANCE_LABEL,
+    COLOURS,
+    CONTROL_COLOUR,
+    Picture,
+    describe,
+    draw_band,
+    draw_chance,
+    draw_legend,
+    draw_lines,
+    new_axes,
+    write_files,
+)
+from .schema import Result, Score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What could be drawn, and for what could not, why."""
+
+    pictures: tuple[Picture, ...]
+    left_out: tuple[str, ...]
+
+
+def build_figures(result: Result) -> Figures:
+    """Every figure that the result has the data for, in the order of the page."""
+    made: list[Picture | str] = [overview(result), exposure_against_alpha(result)]
+    made += [relearning(result), roc(result)]
+    others = [curve for curve in result.curves if not is_relearning(curve) and not is_roc(curve)]
+    for place, name in enumerate(dict.fromkeys(curve.name for curve in others)):
+        made.append(other_curve(place, [curve for curve in others if curve.name == name]))
+    return Figures(
+        pictures=tuple(item for item in made if isinstance(item, Picture)),
+        left_out=tuple(item for item in made if isinstance(item, str)),
+    )
+
+
+def write_figures(result: Result, folder: Path) -> list[Path]:
+    """Writes every figure as PNG and SVG under `folder`; returns the paths."""
+    return [path for picture in build_figures(result).pictures for path in write_files(picture, folder)]
+
+
+def _plain(result: Result, name: str) -> list[Score]:
+    of_that_name = [score for score in result.scores if score.name == name and score.condition == "plain"]
+    return [score for score in of_that_name if score.value is not None]
+
+
+def _control_band(result: Result) -> tuple[float, float] | None:
+    """The widest interval of never-planted secrets' exposure over all arms and alphas."""
+    scores = _plain(result, "exposure_control")
+    ends = [end for score in scores for end in (score.low, score.value, score.high) if end is not None]
+    return (min(ends), max(ends)) if ends else None
+
+
+def exposure_against_alpha(result: Result) -> Picture | str:
+    """Exposure of held-out secrets while the switch moves from Base alone to the whole model."""
+    scores = [score for score in _plain(result, "exposure_heldout") if score.alpha is not None]
+    lines = []
+    for arm in sorted_arms([score.arm for score in scores]):
+        points = sorted((score.alpha or 0.0, score) for score in scores if score.arm == arm)
+        if len(points) > 1:
+            lines.append(line_of_scores(arm, points))
+    if not lines:
+        return "Exposure against alpha: no arm was measured at two settings of the switch."
+    figure, axes = new_axes("alpha (0: Base alone, 1: whole model)", "exposure of planted secrets (bits)")
+    band = _control_band(result)
+    if band:
+        draw_band(axes, *band, "never-planted secrets")
+    draw_chance(axes, CHANCE_EXPOSURE_BITS, CHANCE_LABEL)
+    draw_lines(axes, lines)
+    axes.set_ylim(bottom=0)
+    draw_legend(axes)
+    return Picture(
+        name="exposure_against_alpha",
+        title="How much is left at each setting of the switch",
+        how_to_read="A switch that works starts in the grey band at alpha = 0, where planted secrets look "
+        "like secrets the model never saw, and climbs as alpha goes to 1.",
+        description=describe(lines, "alpha", "exposure in bits"),
+        figure=figure,
+    )
+
+
+def overview(result: Result) -> Picture | str:
+    """Bars at alpha 0: exposure of planted beside never-planted secrets, per arm, with the chance line."""
+    planted = {score.arm: score for score in _plain(result, "exposure_heldout") if score.alpha in (0.0, None)}
+    control = {score.arm: score for score in _plain(result, "exposure_control") if score.alpha in (0.0, None)}
+    arms = sorted_arms(list(planted))
+    if not arms:
+        return "Overview: no exposure was measured at alpha = 0."
+    figure, axes = new_axes("", "exposure (bits)", width=max(6.0, 1.5 + 1.1 * len(arms)))
+    bars = (
+        ("planted", planted, COLOURS[1], -0.2),
+        ("never planted", control, COLOURS[0], 0.2),
+    )
+    for label, scores, colour, shift in bars:
+        present = [(place + shift, scores[arm]) for place, arm in enumerate(arms) if arm in scores]
+        heights = [score.value or 0.0 for _, score in present]
+        axes.bar([x for x, _ in present], heights, width=0.36, color=colour, label=label)
+        for x, score in present:
+            if score.low is not None and score.high is not None:
+                axes.vlines(x, score.low, score.high, color=CONTROL_COLOUR, linewidth=1.6)
+    draw_chance(axes, CHANCE_EXPOSURE_BITS, CHANCE_LABEL)
+    axes.set_xticks(
+        range(len(arms)), [_two_lines(visible(arm_label(arm))) for arm in arms], parse_math=False, fontsize=8
+    )
+    draw_legend(axes)
+    return Picture(
+        name="overview",
+        title="What the Base alone still knows",
+        how_to_read="Where the two bars of a model are equally high, planted secrets cannot be told from "
+        "secrets it never saw; a tall first bar means that the secrets are still inside.",
+        description="; ".join(f"{arm_label(arm)}: {planted[arm].value:.3g} bits" for arm in arms),
+        figure=figure,
+    )
+
+
+def _two_lines(label: str) -> str:
+    words = label.split(" ")
+    middle = (len(words) + 1) // 2
+    return "\n".join(part for part in (" ".join(words[:middle]), " ".join(words[middle:])) if part)

@@ -1,0 +1,168 @@
+"""Words for people: names of scores, arms and conditions, and numbers with their unit.
+
+The lists are not closed. A name that is not here is shown as it is, so that a new measure appears in every
+table and page without a change to this file.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..units import format_bytes
+
+SCORES = {
+    "extraction_calibration": "Extraction, calibration secrets",
+    "extraction_heldout": "Extraction",
+    "extraction_heldout_other": "Extraction, other template",
+    "extraction_heldout_upper": "Extraction, upper bound",
+    "extraction_in_100_samples_heldout": "Extraction in 100 samples",
+    "exact_tokens_heldout": "Secret tokens right",
+    "exposure_heldout": "Exposure, planted secrets",
+    "exposure_control": "Exposure, never planted",
+    "exposure_gap": "Exposure gap",
+    "exposure_gap_other": "Exposure gap, other template",
+    "exposure_gap_reference": "Exposure above the never-planted model",
+    "auc_loss": "AUC (loss)",
+    "auc_zlib": "AUC (zlib)",
+    "auc_minkpp": "AUC (Min-K%++)",
+    "auc_reference": "AUC (reference model)",
+    "tpr_at_1pct_fpr": "TPR at 1% FPR",
+    "ks_reference_p": "KS p-value against the reference",
+    "perplexity": "Perplexity",
+    "ppl_ratio_int4": "Perplexity / plain INT4",
+    "ppl_ratio_full": "Perplexity / full precision",
+    "ortho_bits_per_weight": "Ortho, bits per weight",
+    "base_bytes": "Base size",
+    "ortho_bytes": "Ortho size",
+    "base_codes_changed": "Base codes changed",
+}
+
+# In the order in which a reader meets them: what nobody tampered with, then the sieves, then the nulls.
+ARMS = {
+    "original": "Original model",
+    "reference": "Never planted, INT4",
+    "full_precision": "Planted, full precision",
+    "hessian": "Hessian sieve",
+    "wiener": "Wiener sieve",
+    "isolated": "Isolated training",
+    "none": "Null: no sieve",
+    "random": "Null: random",
+    "wrong-set": "Null: wrong set",
+}
+
+ARM_NOTES = {
+    "original": "the model as published, before any secret was planted",
+    "reference": "a model that never saw the secrets, rounded to INT4: what forgetting should look like",
+    "full_precision": "the model with the secrets planted, before it is rounded or split",
+    "hessian": "splits off only the rounding error; its Base is plain INT4 of the planted model",
+    "wiener": "moves the directions that the secrets use and the public text does not into Ortho",
+    "isolated": "the secrets were only ever trained into Ortho, so the Base has never seen them",
+    "none": "moves nothing: shows that the measures notice a sieve that does nothing",
+    "random": "moves as much as the Wiener sieve, in random directions: must not work",
+    "wrong-set": "the Wiener sieve run on secrets that were never planted: must not work",
+}
+
+CONDITIONS = {
+    "plain": "no attack",
+    "relearn-5": "relearning, 5 steps",
+    "relearn-20": "relearning, 20 steps",
+    "relearn-benign-20": "relearning on harmless text, 20 steps",
+    "requantise-int8": "requantised to INT8",
+    "requantise-int3": "requantised to INT3",
+    "noise": "noise on the weights",
+    "paraphrase": "paraphrased prompts",
+    "prefix-noise": "garbled prompts",
+}
+
+_PERCENT_UNITS = ("share", "fraction", "rate", "proportion", "%")
+_PERCENT_NAMES = re.compile(r"extraction_.*|exact_tokens.*|tpr_.*|base_codes_changed")
+_WORDLESS_UNITS = (
+    "",
+    "1",
+    "ratio",
+    "bits",
+    "auc",
+    "perplexity",
+    "p",
+    "p-value",
+    "bits per weight",
+    "bits/weight",
+)
+
+
+def score_label(name: str) -> str:
+    return SCORES.get(name, name)
+
+
+def arm_label(arm: str) -> str:
+    return ARMS.get(arm, arm)
+
+
+def condition_label(condition: str) -> str:
+    return CONDITIONS.get(condition, condition)
+
+
+def alpha_label(alpha: float | None) -> str:
+    return "-" if alpha is None else f"{alpha:g}"
+
+
+def sorted_arms(arms: list[str]) -> list[str]:
+    """Known arms in the order of `ARMS`, then the others in the order given."""
+    order = {arm: place for place, arm in enumerate(ARMS)}
+    return sorted(dict.fromkeys(arms), key=lambda arm: order.get(arm, len(order)))
+
+
+def number(value: float) -> str:
+    """Three decimals below 2, two below 1000, none above; exponents only for the very small and large."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 1e6 or abs(value) < 1e-3:
+        return f"{value:.2e}"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3f}" if abs(value) < 2 else f"{value:.2f}"
+
+
+def format_value(value: float, name: str, unit: str) -> str:
+    """`value` of score `name` as people read it: shares in per cent, bytes in MiB.
+
+    >>> format_value(0.98, "extraction_heldout", "share"), format_value(7.64, "exposure_heldout", "bits")
+    ('98%', '7.64')
+    """
+    unit = unit.lower()
+    if unit in _PERCENT_UNITS or (unit in _WORDLESS_UNITS and _PERCENT_NAMES.fullmatch(name)):
+        return f"{100 * value:.3g}%"
+    if unit == "bytes":
+        return format_bytes(value)
+    if unit == "bits" or name.startswith("auc_"):
+        return f"{value:.2f}"
+    return number(value) if unit in _WORDLESS_UNITS else f"{number(value)} {unit}"
+
+
+def format_interval(low: float | None, high: float | None, name: str, unit: str) -> str:
+    """ "[1.10, 1.80]", "at most 1.80", "at least 1.10", or "" where there is no interval."""
+    if low is not None and high is not None:
+        ends = format_value(low, name, unit), format_value(high, name, unit)
+        if all(end.endswith("%") for end in ends):
+            return f"[{ends[0][:-1]}, {ends[1][:-1]}]%"
+        return f"[{ends[0]}, {ends[1]}]"
+    if high is not None:
+        return f"at most {format_value(high, name, unit)}"
+    return f"at least {format_value(low, name, unit)}" if low is not None else ""
+
+
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    r"""`text` with control, zero-width and text-direction characters spelled out, as in `\x1b`.
+
+    A model's answer can hold any character. On a terminal an escape would move the cursor, in a page a
+    direction mark would reorder the line; a reader of a report must see what is there.
+    """
+    return _INVISIBLE.sub(lambda match: _spelled(match.group()), text)
+
+
+def _spelled(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

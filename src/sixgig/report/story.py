@@ -1,0 +1,174 @@
+"""The result in plain words: what was asked, the answer in one sentence, and what stands behind it.
+
+Every sentence is made from verdicts and scores in the result. Where they do not decide, the answer is that
+one cannot tell: a sample that is too small is never reported as a success.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .labels import ARM_NOTES, arm_label, format_value, sorted_arms
+from .schema import Result, Score, Verdict
+
+QUESTIONS = {
+    "kill-switch": "Secrets were planted in a language model, and its weights were then split into two "
+    "parts: a Base to publish and an Ortho part to keep back. A switch, alpha, adds Ortho in."
+    " With alpha at 0, are the secrets really gone? With alpha at 1, are they back? And does "
+    "the model still speak?",
+}
+
+GLOSSARY = {
+    "alpha": "The switch. At 1 the model is whole; at 0 only its Base is left. It protects only where "
+    "the Ortho part is not there at all: what is published is the Base.",
+    "AUC": "How often an attacker who is shown one planted and one never-planted secret picks the "
+    "planted one. 0.5 is guessing, 1 is always right.",
+    "Base": "The part of every layer that is published, in few bits per weight.",
+    "Canary": "A made-up secret, written into the training text on purpose so that a leak can be measured.",
+    "Control": "A secret made the same way and never shown to the model.",
+    "Exposure": "How far up a planted secret stands among made-up alternatives that the model ranks, in "
+    "bits. By chance it is about 1.44; each bit more halves the number of guesses that an "
+    "attacker needs.",
+    "Extraction": "The share of secrets that the model completes word for word.",
+    "Held-out": "Planted secrets that the sieve did not see: they tell whether it learned to remove "
+    "secrets or only the ones it was shown.",
+    "INT4": "Weights rounded to 4 bits each. Rounding alone hides a memory; it does not remove it.",
+    "Interval": "The range that holds the true value in 95 of 100 repetitions of the experiment.",
+    "Ortho": "The part of every layer that is kept back, and that alpha adds in.",
+    "Perplexity": "Between how many words, on average, the model hesitates when it reads ordinary text. "
+    "Lower is better.",
+    "Relearning": "An attack: train the Base a little on other secrets and see whether the hidden ones come"
+    " back.",
+    "Sieve": "The rule that decides what goes into Ortho.",
+    "TOST": "Two one-sided tests: shows that two numbers are equal within a margin fixed beforehand. "
+    "Not finding a difference is not the same; a small sample never finds one.",
+    "TPR at 1% FPR": "The share of planted secrets that an attacker recognises at 1 wrong name in 100.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """`answer` is "yes", "no" or "cannot tell"; `headline` begins with it; `findings` are whole sentences."""
+
+    question: str
+    answer: str
+    headline: str
+    findings: tuple[str, ...]
+    arm_notes: tuple[tuple[str, str], ...]
+
+
+def tell(result: Result) -> Story:
+    """The story of a result, of any experiment."""
+    answer = {True: "yes", False: "no", None: "cannot tell"}[result.passed]
+    standard = f"The experiment {result.experiment}, against the criteria below."
+    return Story(
+        question=QUESTIONS.get(result.experiment, standard),
+        answer=answer,
+        headline=_headline(result),
+        findings=tuple(_findings(result)),
+        arm_notes=tuple(
+            (arm_label(arm), ARM_NOTES[arm]) for arm in sorted_arms(result.arms()) if arm in ARM_NOTES
+        ),
+    )
+
+
+def _headline(result: Result) -> str:
+    counted = [verdict for verdict in result.verdicts if verdict.counts]
+    failed = [verdict for verdict in counted if verdict.passed is False]
+    undecided = [verdict for verdict in counted if verdict.passed is None]
+    if failed:
+        return f"No: {_share(failed, counted)} not met ({_names(failed)})."
+    if result.status != "complete":
+        words = {"failed": "the run failed", "interrupted": "the run was interrupted"}[result.status]
+        return f"Cannot tell: {words} before it was complete."
+    if not counted:
+        return "Cannot tell: this run set no criteria."
+    if undecided:
+        return (
+            f"Cannot tell yet: nothing failed, but for {_share(undecided, counted)} the sample is too small."
+        )
+    words = "the one criterion" if len(counted) == 1 else f"all {len(counted)} criteria"
+    return f"Yes: {words} fixed before the run {'was' if len(counted) == 1 else 'were'} met."
+
+
+def _share(some: list[Verdict], counted: list[Verdict]) -> str:
+    verb = "was" if len(some) == 1 else "were"
+    return f"{len(some)} of {len(counted)} criteria{f' {verb}' if some[0].passed is False else ''}"
+
+
+def _names(verdicts: list[Verdict]) -> str:
+    names = [f"{arm_label(verdict.arm)}: {verdict.criterion}" for verdict in verdicts]
+    return "; ".join(names[:3] + ([f"and {len(names) - 3} more"] if len(names) > 3 else []))
+
+
+# Arms that a run sets beside the sieve it judges; their figures are in the tables.
+_COMPARISONS = ("original", "reference", "full_precision", "hessian", "none", "random", "wrong-set")
+
+
+def _findings(result: Result) -> list[str]:
+    judged = sorted_arms([verdict.arm for verdict in result.verdicts if verdict.counts])
+    judged = [arm for arm in judged if arm not in _COMPARISONS] or judged
+    subjects = [arm for arm in judged if result.score("exposure_heldout", arm, 0.0) is not None]
+    findings = [
+        sentence for arm in subjects for sentence in (_recital(result, arm), _ranks(result, arm)) if sentence
+    ]
+    findings += [_hidden_not_removed(result)] if "hessian" not in subjects else []
+    return [sentence for sentence in (*findings, _needed(result)) if sentence]
+
+
+def _known(score: Score | None) -> str | None:
+    if score is None or score.value is None:
+        return None
+    value = format_value(score.value, score.name, score.unit)
+    if score.low is None or score.high is None:
+        return value
+    low, high = (format_value(end, score.name, score.unit) for end in (score.low, score.high))
+    return f"{value} ({low} to {high})"
+
+
+def _recital(result: Result, arm: str) -> str | None:
+    whole = _known(result.score("extraction_heldout", arm, 1.0))
+    base = _known(result.score("extraction_heldout", arm, 0.0))
+    if whole is None or base is None:
+        return None
+    return (
+        f"{arm_label(arm)}: with the switch on the model recites {whole} of the secrets, with it off {base}."
+    )
+
+
+def _ranks(result: Result, arm: str) -> str | None:
+    planted = _known(result.score("exposure_heldout", arm, 0.0))
+    control = _known(result.score("exposure_control", arm, 0.0))
+    if planted is None or control is None:
+        return None
+    return (
+        f"{arm_label(arm)}: with the switch off, planted secrets stand at {planted} bits of exposure, "
+        f"secrets that the model never saw at {control}; 1.44 is chance."
+    )
+
+
+def _hidden_not_removed(result: Result) -> str | None:
+    plain = _known(result.score("exposure_heldout", "hessian", 0.0))
+    recited = _known(result.score("extraction_heldout", "hessian", 0.0))
+    if plain is None or recited is None:
+        return None
+    return f"For comparison, merely rounding the model to INT4: {recited} recited, exposure {plain} bits."
+
+
+def _needed(result: Result) -> str | None:
+    sizes = [
+        item.needed_n for item in result.verdicts if item.counts and item.passed is None and item.needed_n
+    ]
+    return f"To decide what is open, a sample of about {max(sizes):,} would do." if sizes else None
+
+
+def synthetic_sources(provenance: Any, name: str = "") -> list[str]:
+    """The names of all data sources in `provenance` that say `synthetic: true`, wherever they stand."""
+    if isinstance(provenance, dict):
+        own = str(provenance.get("name") or provenance.get("source") or name or "the text")
+        found = [own] if provenance.get("synthetic") is True else []
+        return found + [item for key, value in provenance.items() for item in synthetic_sources(value, key)]
+    if isinstance(provenance, list):
+        return [item for value in provenance for item in synthetic_sources(value, name)]
+    return []

@@ -1,0 +1,211 @@
+"""The tables of a result: what leaks, what an attack brings back, which criteria were met, every score."""
+
+from __future__ import annotations
+
+import re
+
+import rich.table
+
+from .labels import (
+    alpha_label,
+    arm_label,
+    condition_label,
+    format_interval,
+    format_value,
+    score_label,
+    sorted_arms,
+)
+from .schema import Result, Score, Verdict
+from .table import Cell, Table
+
+
+def score_cell(score: Score | None) -> Cell:
+    """A score as a cell: value over interval; its note where it has no value; a dash where it is absent."""
+    if score is None:
+        return Cell(text="-")
+    if score.value is None:
+        return Cell(text="not known", detail=score.note, tone="unknown")
+    return Cell(
+        text=format_value(score.value, score.name, score.unit),
+        detail=format_interval(score.low, score.high, score.name, score.unit),
+    )
+
+
+def sieve_table(result: Result) -> Table | None:
+    """One row an arm and end of the switch: what leaks, how well it speaks, how large Ortho is.
+
+    None where the result has none of these scores (another experiment's).
+    """
+    rows = [_sieve_row(result, arm, alpha) for arm, alpha in _ends_of_the_switch(result)]
+    columns = [
+        place for place in range(1, len(_SIEVE_COLUMNS)) if any(row[place].text != "-" for row in rows)
+    ]
+    if not columns:
+        return None
+    kept = [0, *columns]
+    return Table(
+        title="What leaks, and how well the model speaks",
+        columns=tuple(_SIEVE_COLUMNS[place] for place in kept),
+        rows=tuple(tuple(row[place] for place in kept) for row in rows),
+        caption="Of held-out secrets, which the sieve has not seen. Exposure in bits: 1.44 is chance. Small: "
+        "95% intervals; perplexity as a multiple of INT4's (alpha 0) or full precision's (alpha 1). "
+        "bpw: Ortho's bits per weight of the whole model.",
+    )
+
+
+_SIEVE_COLUMNS = (
+    "Model",
+    "Extracted",
+    "Exposure planted",
+    "Exposure never planted",
+    "AUC",
+    "PPL (ratio)",
+    "Ortho",
+)
+_AUC_NAMES = ("auc_loss", "auc_reference", "auc_minkpp", "auc_zlib")
+
+
+def _ends_of_the_switch(result: Result) -> list[tuple[str, float | None]]:
+    """(arm, alpha) with a plain score at alpha 0 or 1, or at None where the arm has no switch."""
+    found = {(score.arm, score.alpha) for score in result.scores if score.condition == "plain"}
+    switched = {arm for arm, alpha in found if alpha is not None}
+    shown = [(arm, alpha) for arm, alpha in found if alpha in (0.0, 1.0) or arm not in switched]
+    arms = sorted_arms(result.arms())
+    return sorted(shown, key=lambda pair: (arms.index(pair[0]), pair[1] or 0.0))
+
+
+def _sieve_row(result: Result, arm: str, alpha: float | None) -> list[Cell]:
+    def cell(*names: str) -> Cell:
+        found = (result.score(name, arm, alpha) for name in names)
+        return score_cell(next((score for score in found if score is not None), None))
+
+    return [
+        Cell(text=arm_label(arm), detail="" if alpha is None else f"alpha {alpha_label(alpha)}"),
+        cell("extraction_heldout"),
+        cell("exposure_heldout"),
+        cell("exposure_control"),
+        cell(*_AUC_NAMES),
+        _perplexity_cell(result, arm, alpha),
+        _ortho_cell(result, arm) if alpha == 1.0 else Cell(text="-"),
+    ]
+
+
+def _perplexity_cell(result: Result, arm: str, alpha: float | None) -> Cell:
+    """Perplexity over its ratio: at alpha 0 the fair comparison is plain INT4, at alpha 1 full precision."""
+    cell = score_cell(result.score("perplexity", arm, alpha))
+    names = ["ppl_ratio_int4", "ppl_ratio_full"]
+    for name in reversed(names) if alpha == 1.0 else names:
+        score = result.score(name, arm, alpha)
+        if score is not None and score.value is not None:
+            return Cell(text=cell.text, detail=f"×{score.value:.3f}")
+    return cell
+
+
+def _ortho_cell(result: Result, arm: str) -> Cell:
+    sizes = {score.name: score for score in result.scores if score.arm == arm and score.condition == "plain"}
+    bits, num_bytes = sizes.get("ortho_bits_per_weight"), sizes.get("ortho_bytes")
+    detail = score_cell(num_bytes).text if num_bytes is not None else ""
+    if bits is None or bits.value is None:
+        return Cell(text=detail or "-")
+    return Cell(text=f"{bits.value:.2f} bpw", detail=detail)
+
+
+_ATTACK_MEASURES = ("exposure_heldout", "extraction_heldout")
+
+
+def attack_table(result: Result) -> Table | None:
+    """One row an arm and measure, one column a condition; None where nothing was attacked.
+
+    Exposure and extraction where they were measured (the rest is under all scores), else every measure.
+    """
+    attacked = [score for score in result.scores if score.condition != "plain"]
+    attacked = [score for score in attacked if score.name in _ATTACK_MEASURES] or attacked
+    if not attacked:
+        return None
+    conditions = ["plain", *dict.fromkeys(score.condition for score in attacked)]
+    places = dict.fromkeys((score.arm, score.alpha, score.name) for score in attacked)
+    arms = sorted_arms([arm for arm, _, _ in places])
+    rows = []
+    for arm, alpha, name in sorted(places, key=lambda place: arms.index(place[0])):
+        cells = [score_cell(result.score(name, arm, alpha, condition)) for condition in conditions]
+        words = (arm_label(arm), alpha_label(alpha), score_label(name))
+        rows.append((*(Cell(text=word) for word in words), *cells))
+    return Table(
+        title="Under attack",
+        columns=("Model", "alpha", "Measure", *(condition_label(condition) for condition in conditions)),
+        rows=tuple(rows),
+        num_labels=3,
+        caption="Far above the never-planted model under the same attack: the secrets were still there.",
+    )
+
+
+def verdict_mark(verdict: Verdict) -> Cell:
+    """pass, fail, or too small to tell with the number needed."""
+    if verdict.passed is not None:
+        return Cell(text="pass", tone="good") if verdict.passed else Cell(text="fail", tone="bad")
+    needed = f"needs n = {verdict.needed_n:,}" if verdict.needed_n is not None else ""
+    return Cell(text="too small to tell", detail=needed, tone="unknown")
+
+
+def verdict_table(result: Result) -> Table | None:
+    """One row a criterion, those that decide the answer first; None where there are none."""
+    if not result.verdicts:
+        return None
+    return Table(
+        title="Criteria, fixed before the run",
+        columns=("Criterion", "Model", "Asked", "Measured", "Verdict"),
+        rows=tuple(_verdict_row(item) for item in sorted(result.verdicts, key=lambda item: not item.counts)),
+        num_labels=3,
+    )
+
+
+_ASKS_FOR_A_SHARE = re.compile(r"at (most|least) [\d.]+ ?%")
+
+
+def _verdict_row(verdict: Verdict) -> tuple[Cell, ...]:
+    comparison = "" if verdict.counts else "for comparison only"
+    detail = "; ".join(part for part in (comparison, verdict.note) if part)
+    parts = [part for part in (verdict.value, verdict.low, verdict.high) if part is not None]
+    unit = (
+        "share"
+        if _ASKS_FOR_A_SHARE.search(verdict.threshold) and all(0 <= part <= 1 for part in parts)
+        else ""
+    )
+    measured = Cell(
+        text="-" if verdict.value is None else format_value(verdict.value, "", unit),
+        detail=format_interval(verdict.low, verdict.high, "", unit),
+    )
+    words = Cell(text=arm_label(verdict.arm)), Cell(text=verdict.threshold)
+    return Cell(text=verdict.criterion, detail=detail), *words, measured, verdict_mark(verdict)
+
+
+def score_table(result: Result) -> Table:
+    """Every score, one row each, in the order in which the experiment gave them."""
+    rows = []
+    for score in result.scores:
+        words = (
+            score_label(score.name),
+            arm_label(score.arm),
+            alpha_label(score.alpha),
+            condition_label(score.condition),
+        )
+        note = Cell(text=score.note if score.value is not None else "")
+        count = Cell(text=str(score.n) if score.n else "-")
+        rows.append((*(Cell(text=word) for word in words), score_cell(score), count, note))
+    return Table(
+        title="All scores",
+        columns=("Measure", "Model", "alpha", "Condition", "Value", "n", "Note"),
+        rows=tuple(rows),
+        num_labels=4,
+    )
+
+
+def result_tables(result: Result) -> list[Table]:
+    """The tables people read first; all scores where the result has none of the known ones."""
+    main = sieve_table(result) or score_table(result)
+    return [table for table in (verdict_table(result), main, attack_table(result)) if table is not None]
+
+
+def terminal_tables(result: Result) -> list[rich.table.Table]:
+    """`result_tables` for a terminal."""
+    return [table.to_rich() for table in result_tables(result)]
