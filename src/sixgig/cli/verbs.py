@@ -23,4 +23,5 @@ VERBS: tuple[Verb, ...] = (
     Verb("models", "sixgig.cli.models", "models", "The models sixgig knows, and which of them fit."),
     Verb("plan", "sixgig.cli.plan", "plan", "Whether a model fits for a task, line by line."),
     Verb("fetch", "sixgig.cli.fetch", "fetch", "Download, verify and convert a model."),
+    Verb("report", "sixgig.cli.report", "report", "A run's tables and page again, or two runs side by side."),
 )
