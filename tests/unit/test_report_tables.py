@@ -79,7 +79,16 @@ def test_unknown_measures_arms_and_conditions_are_shown_by_their_names() -> None
     assert "sieve-of-2030" in _printed(result, 120)
     attacked = attack_table(result)
     assert attacked is not None
-    assert attacked.columns[-1] == "fire"
+    assert [cell.text for cell in attacked.rows[0]] == ["fire", "sieve-of-2030", "3.25 nats"]
+
+
+def test_under_attack_every_arm_stands_beside_the_others() -> None:
+    table = attack_table(fake_result())
+    assert table is not None
+    assert table.columns == ("Attack", "Model", "Exposure, planted secrets")
+    attacks = [row[0].text for row in table.rows]
+    assert attacks == ["no attack"] * 5 + ["relearning, 20 steps"] * 5 + ["requantised to INT3"] * 4
+    assert [cell.text for cell in table.rows[7]][1:] == ["Wiener sieve", "1.90"]
 
 
 def test_a_value_that_is_not_known_shows_its_reason() -> None:
@@ -90,8 +99,8 @@ def test_a_value_that_is_not_known_shows_its_reason() -> None:
 def test_verdicts_that_decide_come_first_and_the_size_needed_is_said() -> None:
     table = verdict_table(fake_result())
     assert table is not None
-    assert [row[-1].text for row in table.rows] == ["pass", "too small to tell", "pass", "fail"]
-    assert table.rows[1][-1].detail == "needs n = 200"
+    assert [row[1].text for row in table.rows] == ["pass", "too small to tell", "pass", "fail"]
+    assert table.rows[1][1].detail == "needs n = 200"
     assert "comparison" in table.rows[-1][0].detail
 
 
@@ -107,7 +116,7 @@ def test_only_a_threshold_in_per_cent_turns_the_measure_to_per_cent(threshold: s
     verdict = Verdict(criterion="c", arm="a", threshold=threshold, value=0.02, passed=True)
     table = verdict_table(fake_result(verdicts=[verdict]))
     assert table is not None
-    assert table.rows[0][3].text == shown
+    assert table.rows[0][-1].text == shown
 
 
 def test_a_verdict_without_a_size_does_not_invent_one() -> None:
@@ -150,6 +159,7 @@ def test_numbers_are_written_as_people_read_them() -> None:
     assert format_value(2**20, "base_bytes", "bytes") == "1.00 MiB"
     assert format_value(1e-9, "ks_reference_p", "p-value") == "1.00e-09"
     assert format_interval(None, 0.015, "extraction_heldout", "share") == "at most 1.5%"
+    assert format_interval(2.64, 3.64, "x", "nats") == "[2.64, 3.64]"
     assert format_interval(None, None, "x", "") == ""
 
 

@@ -12,11 +12,8 @@ from ..errors import InputError
 from .common import Json, print_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from ..report.compare import Comparison
     from ..report.schema import Result
-    from ..report.table import Table
 
 EXAMPLES = (
     "sixgig report runs/kill-switch-20270102-030405-0a1b2c3d",
@@ -27,7 +24,7 @@ EXAMPLES = (
 
 
 def report(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders, or their result.json.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run folders, or their result.json.")],
     compare: Annotated[
         str | None, typer.Option("--compare", metavar="RUN2", help="Show this run beside each RUN.")
     ] = None,
@@ -107,18 +104,16 @@ def _print(results: list[tuple[Path, Result]], pages: list[Path], comparisons: l
     from ..report.compare import comparison_tables
     from ..report.labels import visible
     from ..report.story import tell
-    from ..report.tables import result_tables
+    from ..report.tables import terminal_tables
 
     # A pipe or file has no width of its own; 120 keeps rows on one line there.
     console = Console(width=None if sys.stdout.isatty() else 120)
     for (folder, result), page in zip(results, pages, strict=True):
-        console.print(f"{_name(folder)}\n{visible(tell(result).headline)}\n", markup=False, highlight=False)
-        _print_tables(console, result_tables(result))
+        console.print(_name(folder), markup=False, highlight=False)
+        for table in terminal_tables(result):
+            console.print(table)
+        console.print(visible(tell(result).headline), markup=False, highlight=False)
         console.print(f"page: {page}\n", markup=False, highlight=False, soft_wrap=True)
     for comparison in comparisons:
-        _print_tables(console, comparison_tables(comparison))
-
-
-def _print_tables(console: Any, tables: Iterable[Table]) -> None:
-    for table in tables:
-        console.print(table.to_rich())
+        for table in comparison_tables(comparison):
+            console.print(table.to_rich())

@@ -143,6 +143,7 @@ def format_interval(low: float | None, high: float | None, name: str, unit: str)
         ends = format_value(low, name, unit), format_value(high, name, unit)
         if all(end.endswith("%") for end in ends):
             return f"[{ends[0][:-1]}, {ends[1][:-1]}]%"
+        ends = (ends[0].removesuffix(f" {unit}"), ends[1].removesuffix(f" {unit}"))  # the value has it
         return f"[{ends[0]}, {ends[1]}]"
     if high is not None:
         return f"at most {format_value(high, name, unit)}"

@@ -47,8 +47,10 @@ class Table:
         table.caption_justify = "left"
         for place, header in enumerate(self.columns):
             justify = "left" if place < self.num_labels else "right"
-            # where the terminal is narrow, words give way and numbers stay whole
-            width = 0 if place < self.num_labels else _longest_word(row[place] for row in self.rows)
+            # Where the terminal is narrow, words give way and numbers stay whole; of more columns than
+            # that Rich would cut the last ones off.
+            whole = place >= self.num_labels and len(self.columns) <= 8
+            width = _longest_word(row[place] for row in self.rows) if whole else 0
             table.add_column(Text(header), justify=justify, overflow="fold", min_width=width)
         for row in self.rows:
             table.add_row(*(_rich_text(cell) for cell in row))

@@ -80,7 +80,7 @@ def _sieve_row(result: Result, arm: str, alpha: float | None) -> list[Cell]:
         return score_cell(next((score for score in found if score is not None), None))
 
     return [
-        Cell(text=arm_label(arm), detail="" if alpha is None else f"alpha {alpha_label(alpha)}"),
+        _arm_cell(arm, alpha),
         cell("extraction_heldout"),
         cell("exposure_heldout"),
         cell("exposure_control"),
@@ -114,7 +114,7 @@ _ATTACK_MEASURES = ("exposure_heldout", "extraction_heldout")
 
 
 def attack_table(result: Result) -> Table | None:
-    """One row an arm and measure, one column a condition; None where nothing was attacked.
+    """One row an attack and arm, the attacked arms side by side; None where nothing was attacked.
 
     Exposure and extraction where they were measured (the rest is under all scores), else every measure.
     """
@@ -122,21 +122,27 @@ def attack_table(result: Result) -> Table | None:
     attacked = [score for score in attacked if score.name in _ATTACK_MEASURES] or attacked
     if not attacked:
         return None
+    names = list(dict.fromkeys(score.name for score in attacked))
     conditions = ["plain", *dict.fromkeys(score.condition for score in attacked)]
-    places = dict.fromkeys((score.arm, score.alpha, score.name) for score in attacked)
-    arms = sorted_arms([arm for arm, _, _ in places])
+    arms = sorted_arms([score.arm for score in attacked])
+    targets = sorted({(arms.index(score.arm), score.alpha or 0.0, score.alpha) for score in attacked})
     rows = []
-    for arm, alpha, name in sorted(places, key=lambda place: arms.index(place[0])):
-        cells = [score_cell(result.score(name, arm, alpha, condition)) for condition in conditions]
-        words = (arm_label(arm), alpha_label(alpha), score_label(name))
-        rows.append((*(Cell(text=word) for word in words), *cells))
+    for condition in conditions:
+        for place, _, alpha in targets:
+            cells = [score_cell(result.score(name, arms[place], alpha, condition)) for name in names]
+            if any(cell.text != "-" for cell in cells):
+                rows.append((Cell(text=condition_label(condition)), _arm_cell(arms[place], alpha), *cells))
     return Table(
         title="Under attack",
-        columns=("Model", "alpha", "Measure", *(condition_label(condition) for condition in conditions)),
+        columns=("Attack", "Model", *(score_label(name) for name in names)),
         rows=tuple(rows),
-        num_labels=3,
+        num_labels=2,
         caption="Far above the never-planted model under the same attack: the secrets were still there.",
     )
+
+
+def _arm_cell(arm: str, alpha: float | None) -> Cell:
+    return Cell(text=arm_label(arm), detail="" if alpha is None else f"alpha {alpha_label(alpha)}")
 
 
 def verdict_mark(verdict: Verdict) -> Cell:
@@ -153,9 +159,9 @@ def verdict_table(result: Result) -> Table | None:
         return None
     return Table(
         title="Criteria, fixed before the run",
-        columns=("Criterion", "Model", "Asked", "Measured", "Verdict"),
+        columns=("Criterion", "Verdict", "Model", "Asked", "Measured"),  # the verdict shows on a phone too
         rows=tuple(_verdict_row(item) for item in sorted(result.verdicts, key=lambda item: not item.counts)),
-        num_labels=3,
+        num_labels=4,
     )
 
 
@@ -176,7 +182,7 @@ def _verdict_row(verdict: Verdict) -> tuple[Cell, ...]:
         detail=format_interval(verdict.low, verdict.high, "", unit),
     )
     words = Cell(text=arm_label(verdict.arm)), Cell(text=verdict.threshold)
-    return Cell(text=verdict.criterion, detail=detail), *words, measured, verdict_mark(verdict)
+    return Cell(text=verdict.criterion, detail=detail), verdict_mark(verdict), *words, measured
 
 
 def score_table(result: Result) -> Table:
@@ -207,5 +213,5 @@ def result_tables(result: Result) -> list[Table]:
 
 
 def terminal_tables(result: Result) -> list[rich.table.Table]:
-    """`result_tables` for a terminal."""
-    return [table.to_rich() for table in result_tables(result)]
+    """`result_tables` for a terminal, the verdicts last: what stands above the prompt is read first."""
+    return [table.to_rich() for table in reversed(result_tables(result))]
