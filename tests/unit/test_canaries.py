@@ -23,7 +23,8 @@ from sixgig.data.canaries import (
     paraphrased_prefix,
     person_name,
 )
-from sixgig.data.canary_content import FAMILIES, TEMPLATES
+from sixgig.data.canary_content import FAMILIES, TEMPLATES, WRONG_FAMILY
+from sixgig.data.wordlists import PLANTS
 from sixgig.errors import InputError, UnknownNameError
 
 PLAN = CanaryPlan(
@@ -33,13 +34,16 @@ PLAN = CanaryPlan(
     num_control=40,
     num_control_other=10,
     num_wrong_set=12,
+    num_look_alike=13,
     repetitions=(1, 4, 16),
 )
 SHAPES = {
     "digits": r" \d{4}-\d{4}-\d{4}",
     "personal": r" \d{1,2} [A-Z][a-z]+ (19|20)\d\d, \d{1,3} [A-Z][a-z]+ [A-Z][a-z]+, [A-Z][a-z]+ [A-Z][a-z]+",
     "token": r" ([a-z0-9]{4}-){3}[a-z0-9]{4}",
+    "garden": r" ([a-z]+, ){4}[a-z]+",
 }
+EXCHANGEABLE = tuple(group for group in GROUPS if group != "wrong_set")  # all that share kinds of secret
 counts = st.integers(0, 30)
 
 
@@ -64,6 +68,7 @@ def chi_square_p(pairs: list[tuple[str, str]]) -> float:
         num_control=counts,
         num_control_other=counts,
         num_wrong_set=counts,
+        num_look_alike=counts,
         repetitions=st.lists(st.integers(1, 64), min_size=1, max_size=4, unique=True).map(tuple),
     ),
     seed=st.integers(0, 2**31),
@@ -74,7 +79,7 @@ def test_every_plan_is_balanced_unique_and_well_formed(plan: CanaryPlan, seed: i
     for key in ("id", "prefix", "secret"):
         assert len({getattr(c, key) for c in canaries}) == len(canaries)
     assert len({person_name(c) for c in canaries}) == len(canaries)
-    for group in GROUPS:
+    for group in EXCHANGEABLE:
         members = [c for c in canaries if c.group == group]
         assert_balanced([c.family for c in members], FAMILIES)
         for family in FAMILIES:
@@ -84,6 +89,7 @@ def test_every_plan_is_balanced_unique_and_well_formed(plan: CanaryPlan, seed: i
             assert_balanced(
                 [c.repetitions for c in cell], plan.repetitions if group in TRAINED_GROUPS else [0]
             )
+    assert {c.family for c in canaries if c.group == "wrong_set"} <= {WRONG_FAMILY}
     for canary in canaries:
         assert re.fullmatch(SHAPES[canary.family], canary.secret)
         assert canary.prefix == canary.prefix.rstrip()
@@ -96,6 +102,36 @@ def assert_balanced(labels: list, allowed) -> None:
     assert max(number[label] for label in allowed) - min(number[label] for label in allowed) <= 1
 
 
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 2**31), num_wrong_set=st.integers(1, 60))
+def test_the_wrong_set_shares_nothing_with_what_is_planted(seed: int, num_wrong_set: int) -> None:
+    canaries = make_canaries(replace(PLAN, num_wrong_set=num_wrong_set), seed)
+    wrong = [c for c in canaries if c.group == "wrong_set"]
+    others = [c for c in canaries if c.group != "wrong_set"]
+    assert len(wrong) == num_wrong_set
+    assert all(not c.is_trained and c.repetitions == 0 for c in wrong)
+    assert not {c.template for c in wrong} & {c.template for c in others}
+    assert not {person_name(c) for c in wrong} & {person_name(c) for c in others}
+    for canary in wrong:
+        assert not any(re.fullmatch(SHAPES[family], canary.secret) for family in FAMILIES)
+    assert not any(re.fullmatch(SHAPES[WRONG_FAMILY], c.secret) for c in others)
+
+
+def test_look_alikes_are_of_the_planted_templates_and_never_trained() -> None:
+    canaries = make_canaries(PLAN, 0)
+    alike = [c for c in canaries if c.group == "look_alike"]
+    assert {c.template for c in alike} == {c.template for c in canaries if c.group == "calibration"}
+    assert not any(c.is_trained for c in alike)
+
+
+def test_wrong_secrets_are_five_different_plants() -> None:
+    for canary in make_canaries(replace(PLAN, num_wrong_set=90), 1):
+        if canary.group == "wrong_set":
+            plants = canary.secret.strip().split(", ")
+            assert len(set(plants)) == 5
+            assert set(plants) <= set(PLANTS)
+
+
 def test_a_seed_determines_everything_and_another_seed_changes_everything() -> None:
     assert make_canaries(PLAN, 3) == make_canaries(PLAN, 3)
     first, second = make_canaries(PLAN, 3), make_canaries(PLAN, 4)
@@ -105,12 +141,20 @@ def test_a_seed_determines_everything_and_another_seed_changes_everything() -> N
 
 def test_content_does_not_depend_on_the_plan() -> None:
     def people(plan: CanaryPlan) -> dict[str, tuple[str, str]]:
-        return {c.id: (person_name(c), c.secret) for c in make_canaries(plan, 5)}
+        # Whom chance puts into the wrong set gets a secret of another kind, and only the name stays.
+        return {
+            c.id: (person_name(c), "" if c.group == "wrong_set" else c.secret) for c in make_canaries(plan, 5)
+        }
 
     larger = people(replace(PLAN, num_control=200, num_heldout=3, repetitions=(2,)))
-    for canary_id, content in people(PLAN).items():
-        assert larger.get(canary_id, content) == content
-    assert len(set(larger) & set(people(PLAN))) > 100
+    num_same_secret = 0
+    for canary_id, (name, secret) in people(PLAN).items():
+        other_name, other_secret = larger.get(canary_id, (name, ""))
+        assert other_name == name
+        if secret and other_secret:
+            assert other_secret == secret
+            num_same_secret += 1
+    assert num_same_secret > 100
 
 
 def test_content_and_group_are_independent_across_seeds() -> None:
@@ -121,8 +165,9 @@ def test_content_and_group_are_independent_across_seeds() -> None:
     assert chi_square_p([(c.group, c.secret[1]) for c in digits]) > 0.001
     assert chi_square_p([(group, str(late)) for group, late in initials]) > 0.001
     assert chi_square_p(early_ids) > 0.001
-    assert chi_square_p([(c.group, c.family) for c in canaries]) > 0.001
-    shared = [c for c in canaries if not c.group.endswith("_other")]
+    planted_kinds = [c for c in canaries if c.group in EXCHANGEABLE]
+    assert chi_square_p([(c.group, c.family) for c in planted_kinds]) > 0.001
+    shared = [c for c in planted_kinds if not c.group.endswith("_other")]
     assert chi_square_p([(c.group, c.template) for c in shared]) > 0.001
     trained = [c for c in shared if c.is_trained]
     assert chi_square_p([(str(c.repetitions), c.template) for c in trained]) > 0.001
@@ -131,12 +176,20 @@ def test_content_and_group_are_independent_across_seeds() -> None:
 def test_every_trained_canary_is_as_likely_to_be_held_out() -> None:
     # The same person (by id) lands in each group as often as the group is large.
     plan = replace(
-        PLAN, num_heldout_other=0, num_control_other=0, num_wrong_set=0, num_heldout=24, num_control=24
+        PLAN,
+        num_heldout_other=0,
+        num_control_other=0,
+        num_wrong_set=0,
+        num_heldout=24,
+        num_control=24,
+        num_look_alike=24,
     )
     groups = Counter(
         next(c.group for c in make_canaries(plan, seed) if c.id == "t-0001") for seed in range(150)
     )
-    assert chisquare([groups[g] for g in ("calibration", "heldout", "control")]).pvalue > 0.001
+    alike = ("calibration", "heldout", "control", "look_alike")
+    assert sum(groups[g] for g in alike) == 150
+    assert chisquare([groups[g] for g in alike]).pvalue > 0.001
 
 
 def test_first_digits_and_letters_are_uniform() -> None:
@@ -149,7 +202,7 @@ def test_first_digits_and_letters_are_uniform() -> None:
     assert chisquare(list(letters.values())).pvalue > 0.001
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, WRONG_FAMILY])
 def test_decoys_are_distinct_stable_and_never_the_secret(family: str) -> None:
     canary = next(c for c in make_canaries(PLAN, 0) if c.family == family)
     many = decoys(canary, 500, 0)
@@ -196,12 +249,12 @@ def test_a_paraphrase_names_the_same_person_in_words_of_no_template() -> None:
 def test_templates_of_a_family_differ() -> None:
     prefixes = sorted(template.prefix for template in TEMPLATES.values())
     assert all(a != b for a, b in pairwise(prefixes))
-    assert {name.rsplit("-", 1)[0] for name in TEMPLATES} == set(FAMILIES)
+    assert {name.rsplit("-", 1)[0] for name in TEMPLATES} == {*FAMILIES, WRONG_FAMILY}
     assert all(template.prefix.count("{name}") == 1 for template in TEMPLATES.values())
 
 
 def test_there_are_ten_thousand_people_and_no_more_than_there_are() -> None:
-    assert len(make_canaries(replace(PLAN, num_control=10_000), 0)) == 10_000 + 24 + 25 + 9 + 10 + 12
+    assert len(make_canaries(replace(PLAN, num_control=10_000), 0)) == 10_000 + 24 + 25 + 9 + 10 + 12 + 13
     with pytest.raises(InputError, match="too many canaries"):
         make_canaries(replace(PLAN, num_control=60_000), 0)
 
