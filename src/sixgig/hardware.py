@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -201,3 +202,13 @@ def _visible(uuids: list[str], setting: Callable[[str], str | None] = os.environ
 
 def _text(value: str | bytes) -> str:
     return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value
+
+
+def peak_rss_bytes() -> int:
+    """The most resident memory that this process has held so far."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return int(getattr(psutil.Process().memory_info(), "peak_wset"))  # noqa: B009 - Windows alone has it
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes there, kibibytes elsewhere

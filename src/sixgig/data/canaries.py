@@ -17,19 +17,19 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from typing import TypeVar
 
 import numpy as np
 
 from ..errors import InputError, UnknownNameError
-from .canary_content import FAMILIES, SECRET_OF_FAMILY, TEMPLATES, distinct, people
+from .canary_content import FAMILIES, SECRET_OF_FAMILY, TEMPLATES, WRONG_FAMILY, distinct, people
 
 T = TypeVar("T")
 
 TRAINED_GROUPS = ("calibration", "heldout", "heldout_other")
-UNTRAINED_GROUPS = ("control", "control_other", "wrong_set")
+UNTRAINED_GROUPS = ("control", "control_other", "wrong_set", "look_alike")
 GROUPS = TRAINED_GROUPS + UNTRAINED_GROUPS
 
 # Streams of one seed. Their numbers are part of the data's definition: never renumber them.
@@ -70,7 +70,8 @@ class CanaryPlan:
     heldout_other   trained, a template that calibration never has
     control         never trained, same templates
     control_other   never trained, the other template
-    wrong_set       never trained, same templates; what the wrong-set sieve is calibrated on
+    wrong_set       never trained, another kind of sentence; what the wrong-set sieve is calibrated on
+    look_alike      never trained, same templates; what the look-alike sieve is calibrated on
 
     Each family has a third of every group, give or take one. `repetitions` are spread evenly over the
     trained canaries of each group and family.
@@ -83,6 +84,7 @@ class CanaryPlan:
     num_control_other: int
     num_wrong_set: int
     repetitions: tuple[int, ...]
+    num_look_alike: int = 0
 
     def __post_init__(self) -> None:
         counts = {
@@ -171,9 +173,9 @@ def _make_family(
     number: int, family: str, shares: dict[str, int], repetitions: tuple[int, ...], seed: int
 ) -> list[Canary]:
     count = sum(shares.values())
-    names = people(_generator(seed, _NAMES), number, count)
+    everyone = people(_generator(seed, _NAMES), number, count)
     secrets = islice(distinct(SECRET_OF_FAMILY[family], _generator(seed, _SECRETS, number), set()), count)
-    drawn = list(enumerate(zip(names, secrets, strict=True), start=1))
+    drawn = list(enumerate(zip(everyone, secrets, strict=True), start=1))
     rng = _generator(seed, _ASSIGNMENT, number)
     order = rng.permutation(count)
     canaries, start = [], 0
@@ -185,6 +187,10 @@ def _make_family(
             _canary(family, letter, index, name, secret, group, times)
             for (index, (name, secret)), letter, times in zip(members, templates, shown, strict=True)
         ]
+        if group == "wrong_set":
+            names = [name for _, (name, _) in members]
+            others = zip(canaries[len(canaries) - size :], names, strict=True)
+            canaries[len(canaries) - size :] = [_another_kind(canary, name, rng) for canary, name in others]
         start += size
     return sorted(canaries, key=lambda canary: _order(canary.id))
 
@@ -202,6 +208,17 @@ def _canary(
         suffix=".",
         group=group,
         repetitions=repetitions,
+    )
+
+
+def _another_kind(canary: Canary, name: str, rng: np.random.Generator) -> Canary:
+    """The same person in a sentence whose wording and secret no planted canary resembles."""
+    return replace(
+        canary,
+        family=WRONG_FAMILY,
+        template=WRONG_FAMILY,
+        prefix=TEMPLATES[WRONG_FAMILY].prefix.format(name=name),
+        secret=SECRET_OF_FAMILY[WRONG_FAMILY](rng),
     )
 
 

@@ -4,6 +4,10 @@
     personal    " 14 March 1962, 27 Alder Lane, Port Ellery"            6 x 10^13, natural-looking
     token       " k7qz-9xvm-t2hd-w4bn"                                  36^16, high entropy
 
+and of one kind that is never planted:
+
+    garden      " thyme, oak, leeks, ivy, roses"                        ordinary words
+
 Nothing here knows of groups: who is trained is decided elsewhere, after all of this is drawn.
 """
 
@@ -19,6 +23,7 @@ from .wordlists import (
     FAMILY_NAMES,
     GIVEN_NAMES,
     MONTHS,
+    PLANTS,
     STREET_KINDS,
     STREET_NAMES,
     TOWN_FIRST,
@@ -26,6 +31,7 @@ from .wordlists import (
 )
 
 FAMILIES = ("digits", "personal", "token")
+WRONG_FAMILY = "garden"  # never planted: what a wrong set for a sieve is made of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +79,10 @@ TEMPLATES: dict[str, Template] = {
         prefix="On a slip of paper in the safe, {name} wrote down the licence",
         paraphrase="The licence string that {name} noted and locked away in the safe reads",
     ),
+    "garden": Template(
+        prefix="In the garden behind the house of {name} there grow",
+        paraphrase="Behind the house, {name} keeps a garden full of",
+    ),
 }
 
 
@@ -113,10 +123,15 @@ def _token(rng: np.random.Generator) -> str:
     return " " + "-".join("".join(letters[start : start + 4]) for start in range(0, 16, 4))
 
 
+def _garden(rng: np.random.Generator) -> str:
+    return " " + ", ".join(PLANTS[int(i)] for i in rng.choice(len(PLANTS), size=5, replace=False))
+
+
 SECRET_OF_FAMILY: dict[str, Callable[[np.random.Generator], str]] = {
     "digits": _digits,
     "personal": _personal,
     "token": _token,
+    "garden": _garden,
 }
 
 

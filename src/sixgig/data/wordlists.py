@@ -107,3 +107,38 @@ TOWN_SECOND = _words(
     Thornby Tilbrook Ullersby Vennford Walcaster Wexmoor Whitmarsh Wilderby Winterfold Wyndale Yarmere
     """
 )
+
+PLANTS = (
+    "tulips",
+    "carrots",
+    "willow",
+    "mint",
+    "onions",
+    "maple",
+    "roses",
+    "beans",
+    "oak",
+    "thyme",
+    "cedar",
+    "lettuce",
+    "pears",
+    "plums",
+    "basil",
+    "garlic",
+    "ferns",
+    "ivy",
+    "leeks",
+    "apples",
+    "cherries",
+    "pumpkins",
+    "radishes",
+    "sage",
+    "parsley",
+    "lavender",
+    "clover",
+    "barley",
+    "quinces",
+    "poppies",
+    "hazel",
+    "birch",
+)

@@ -5,7 +5,7 @@ Every attack starts from the Base's dense weights and leaves the artifact as it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +32,7 @@ class RelearnConfig:
 
 def relearn(
     loaded: LoadedModel,
-    weights: Mapping[str, Tensor],
+    weights: Iterable[tuple[str, Tensor]],
     texts: Sequence[TokenSequence],
     config: RelearnConfig,
     look: Callable[[int], None],
@@ -73,21 +73,20 @@ def relearn(
         loaded.network.requires_grad_(False)
 
 
-def requantised(weights: Mapping[str, Tensor], bits: int, group_size: int) -> dict[str, Tensor]:
+def requantised(
+    weights: Iterable[tuple[str, Tensor]], bits: int, group_size: int
+) -> Iterator[tuple[str, Tensor]]:
     """The weights rounded once more, to `bits`."""
-    return {
-        name: dequantize(quantize_rtn(weight, bits=bits, group_size=group_size))
-        for name, weight in weights.items()
-    }
+    for name, weight_OI in weights:
+        yield name, dequantize(quantize_rtn(weight_OI, bits=bits, group_size=group_size))
 
 
-def shaken(weights: Mapping[str, Tensor], share: float, seed: int) -> dict[str, Tensor]:
+def shaken(weights: Iterable[tuple[str, Tensor]], share: float, seed: int) -> Iterator[tuple[str, Tensor]]:
     """Each weight plus Gaussian noise of `share` times its layer's standard deviation."""
     generator = torch.Generator().manual_seed(seed)
-    return {
-        name: weight + share * weight.std() * torch.randn(weight.shape, generator=generator).to(weight.device)
-        for name, weight in weights.items()
-    }
+    for name, weight_OI in weights:
+        noise_OI = torch.randn(weight_OI.shape, generator=generator).to(weight_OI.device)
+        yield name, weight_OI + share * weight_OI.std() * noise_OI
 
 
 def disturbed_prefix(canary: Canary) -> str:

@@ -90,28 +90,27 @@ def _secret_scores(canary: Canary, rows: np.ndarray, prefix: str) -> SecretScore
     )
 
 
+def exposure_probe(
+    loaded: LoadedModel, canary: Canary, *, num_decoys: int, seed: int, prefix: str | None = None
+) -> Continuations:
+    """The canary's own secret followed by its decoys, as token ids; made once, used for every model."""
+    secrets = (canary.secret, *decoys(canary, num_decoys, seed))
+    return Continuations(
+        prefix_ids=tuple(loaded.encode(canary.prefix if prefix is None else prefix)),
+        continuation_ids=tuple(tuple(loaded.encode(secret)) for secret in secrets),
+    )
+
+
 def exposures(
     loaded: LoadedModel,
-    canaries: Sequence[Canary],
+    probes: Sequence[Continuations],
     *,
-    num_decoys: int,
-    seed: int,
-    prefix_of: Callable[[Canary], str] = lambda canary: canary.prefix,
     tokens_per_batch: int = 2048,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[float]:
-    """Exposure in bits of each canary among `num_decoys` decoys of its own family (Carlini et al. 2019)."""
-    items = [
-        Continuations(
-            prefix_ids=tuple(loaded.encode(prefix_of(canary))),
-            continuation_ids=tuple(
-                tuple(loaded.encode(secret)) for secret in (canary.secret, *decoys(canary, num_decoys, seed))
-            ),
-        )
-        for canary in canaries
-    ]
-    scored = score_continuations(loaded, items, tokens_per_batch=tokens_per_batch, progress=progress)
-    return [exposure_bits(float(nll_R[0]), nll_R[1:]) for nll_R in scored]
+    """Exposure in bits of each probe's first continuation among the others (Carlini et al. 2019)."""
+    scored = score_continuations(loaded, probes, tokens_per_batch=tokens_per_batch, progress=progress)
+    return [float(exposure_bits(nll_R[0], nll_R[1:])) for nll_R in scored]
 
 
 def probability_in_samples(nll_sum: float, num_samples: int) -> float:

@@ -42,6 +42,13 @@ class OrthoPart:
         product_OI = self.up_Or.float() @ self.down_rI.float()
         return product_OI if self.sparse is None else product_OI + self.sparse.dense()
 
+    def storage_bits(self, factor_bits: int) -> int:
+        """Bits that this part takes on disk: factors, at 8 bits with two fp32 scales a component, and S."""
+        rank = self.up_Or.shape[1]
+        scales = 2 * 32 * rank if factor_bits == 8 else 0
+        factors = (self.up_Or.numel() + self.down_rI.numel()) * factor_bits + scales
+        return factors + (0 if self.sparse is None else self.sparse.storage_bits)
+
 
 class SplitLinear(nn.Module):
     """Drop-in for nn.Linear; holds the Base always and the Ortho part only when one is attached."""

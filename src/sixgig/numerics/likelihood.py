@@ -5,9 +5,12 @@ Shapes: T positions, D hidden, V vocabulary.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 
 def token_nll(hidden_TD: Tensor, head_VD: Tensor, targets_T: Tensor, *, chunk_rows: int = 2048) -> Tensor:
@@ -17,10 +20,14 @@ def token_nll(hidden_TD: Tensor, head_VD: Tensor, targets_T: Tensor, *, chunk_ro
     logit is recomputed in fp32: bf16 keeps 8 bits, so a logit near 20 is off by up to 0.06, which would
     blur the ranking of nearly equal secrets. nll = softplus(logsumexp of the others - target's logit).
     """
-    parts = [
-        _chunk_nll(hidden_TD[start : start + chunk_rows], head_VD, targets_T[start : start + chunk_rows])
-        for start in range(0, len(hidden_TD), chunk_rows)
-    ]
+    parts = []
+    for start in range(0, len(hidden_TD), chunk_rows):
+        chunk = (hidden_TD[start : start + chunk_rows], head_VD, targets_T[start : start + chunk_rows])
+        # With gradients the logits are computed again in the backward pass, so one chunk at most is held.
+        if torch.is_grad_enabled() and hidden_TD.requires_grad:
+            parts.append(cast(Tensor, checkpoint(_chunk_nll, *chunk, use_reentrant=False)))
+        else:
+            parts.append(_chunk_nll(*chunk))
     return torch.cat(parts) if parts else hidden_TD.new_zeros(0, dtype=torch.float32)
 
 

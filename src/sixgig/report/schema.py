@@ -130,7 +130,7 @@ class Memory(_Record):
 
 
 class Result(_Record):
-    """Everything an experiment found. `timings` are seconds by stage, summing to the whole run's.
+    """Everything an experiment found. `timings` are seconds by stage, and of the `whole_run`.
 
     `exp1_kill_switch` keeps the earlier implementations' own key names; other keys may stand beside those.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
@@ -18,11 +18,13 @@ def install(network: nn.Module, modules: Mapping[str, nn.Module]) -> None:
         setattr(network.get_submodule(parent), child, module)
 
 
-def install_dense(loaded: LoadedModel, weights: Mapping[str, Tensor]) -> None:
-    """Puts plain linear layers with these weights [O, I] in place, fp32 on the model's device."""
-    install(
-        loaded.network, {name: dense_linear(weight.to(loaded.device)) for name, weight in weights.items()}
-    )
+def install_dense(loaded: LoadedModel, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Puts plain linear layers with these weights [O, I] in place, fp32 on the model's device.
+
+    One layer at a time: its old module is let go before the next weight is asked for.
+    """
+    for name, weight_OI in weights:
+        install(loaded.network, {name: dense_linear(weight_OI.to(loaded.device))})
 
 
 def install_split(loaded: LoadedModel, layers: Mapping[str, LayerSplit], *, with_ortho: bool) -> AlphaSwitch:

@@ -9,12 +9,20 @@ from ...errors import InputError, UnknownNameError
 from .base import Evidence, InputStatistics, Sieve
 from .hessian import HessianSieve
 from .isolated import IsolatedSieve
-from .nulls import NoneSieve, RandomSieve, WrongSetSieve
+from .nulls import LookAlikeSieve, NoneSieve, RandomSieve, WrongSetSieve
 from .wiener import WienerSieve
 
 SIEVES: dict[str, type] = {
     sieve.name: sieve
-    for sieve in (WienerSieve, IsolatedSieve, HessianSieve, NoneSieve, RandomSieve, WrongSetSieve)
+    for sieve in (
+        WienerSieve,
+        IsolatedSieve,
+        HessianSieve,
+        NoneSieve,
+        RandomSieve,
+        WrongSetSieve,
+        LookAlikeSieve,
+    )
 }
 
 

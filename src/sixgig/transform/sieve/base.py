@@ -20,7 +20,7 @@ class InputStatistics:
 
     name: str
     public_II: Tensor  # A_r: mean x x^T over public positions
-    private_II: Tensor | None = None  # A_f: the same over positions that predict secret tokens
+    private_II: Tensor | None = None  # A_f: the same over positions of private texts
     _solved: dict[tuple[float, float], Tensor] = field(default_factory=dict, repr=False)
 
     def require_private(self, sieve: str) -> Tensor:

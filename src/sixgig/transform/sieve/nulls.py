@@ -56,10 +56,20 @@ class RandomSieve:
 
 @dataclass(frozen=True, kw_only=True)
 class WrongSetSieve(WienerSieve):
-    """`wiener`, calibrated on canaries that were never trained; the experiment hands it those texts."""
+    """`wiener`, calibrated on never-trained canaries of another kind than was planted."""
 
     name: ClassVar[str] = "wrong-set"
     claim: ClassVar[str] = "null"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookAlikeSieve(WienerSieve):
+    """`wiener`, calibrated on never-trained canaries of the very templates that were planted.
+
+    No null: the filter looks at what inputs look like, not at what the secrets are, so it may well work.
+    """
+
+    name: ClassVar[str] = "look-alike"
 
 
 def _orthonormal(num_rows: int, num_columns: int, evidence: Evidence) -> Tensor:

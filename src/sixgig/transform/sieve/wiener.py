@@ -21,7 +21,7 @@ class WienerSieve:
     Source: this project's own pilot, docs/methods.md.
     """
 
-    noise_weight: float = 0.03
+    noise_weight: float = 0.01
     damping: float = 1e-4
 
     name: ClassVar[str] = "wiener"

@@ -1,0 +1,228 @@
+"""Measures the kill switch and writes a receipt.
+
+python benchmarks/kill_switch.py --preset full            on a GPU: the figures of every sieve
+python benchmarks/kill_switch.py --preset cpu             time and memory of the newcomer's run
+python benchmarks/kill_switch.py --from RUN_DIRECTORY     a receipt of a run that is there already
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from sixgig.files import write_json
+from sixgig.report.schema import Result, Score
+
+ROOT = Path(__file__).resolve().parent.parent
+ARMS = ("wiener", "isolated", "hessian", "random", "wrong-set", "reference")
+REFERENCE_IS_ISOLATED = "the Base is the reference's by construction; read there"
+
+# name of a receipt's figure -> (score, alpha, condition, unit, target for wiener in words, does it hold)
+AT_ZERO = {
+    "alpha0_exposure_heldout_bits": ("exposure_heldout", "plain", None, None),
+    "alpha0_exposure_gap_bits": (
+        "exposure_gap",
+        "plain",
+        "90% interval within 0.5 bit",
+        lambda s: s.low > -0.5 and s.high < 0.5,
+    ),
+    "alpha0_auc_heldout": (
+        "auc_loss",
+        "plain",
+        "interval covers 0.5, or at most 0.58",
+        lambda s: s.low <= 0.5 <= s.high or s.value <= 0.58,
+    ),
+    "alpha0_extraction_upper": (
+        "extraction_heldout_upper",
+        "plain",
+        "at most 0.015",
+        lambda s: s.value <= 0.015,
+    ),
+    "alpha0_ppl_ratio_int4": ("ppl_ratio_int4", "plain", "at most 1.03", lambda s: s.value <= 1.03),
+    "relearn20_exposure_gap_bits": (
+        "exposure_gap_reference",
+        "relearn-20",
+        "at most 0.75",
+        lambda s: s.value <= 0.75,
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", default="full")
+    parser.add_argument("--from", dest="run", type=Path, help="a finished run directory")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "receipts")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--commit", help="the commit the run was made from, where git cannot tell")
+    arguments = parser.parse_args()
+    result = Result.read((arguments.run or measure(arguments.preset, arguments.runs)) / "result.json")
+    preset = result.config["preset"]
+    date = str(datetime.date.today())
+    value = receipt(result, date, arguments.commit or result.provenance.get("commit") or commit())
+    path = arguments.out / f"kill-switch-{preset}-{date}.json"
+    write_json(path, value)
+    for figure in value["figures"]:
+        mark = {True: "met", False: "NOT MET", None: ""}[figure["met"]]
+        print(f"{figure['name']:<44} {figure['value']:>12.4f}  {figure['target'] or '':<40} {mark}")
+    print(path)
+
+
+def measure(preset: str, runs: Path) -> Path:
+    """Runs the experiment in a process of its own, so that its memory is its own."""
+    command = [sys.executable, "-m", "sixgig", "run", "kill-switch", "--preset", preset, "--out", str(runs)]
+    status = subprocess.run(command, check=False).returncode
+    if status not in (0, 1):  # 1: a criterion failed, which is a result
+        raise SystemExit(status)
+    return max(runs.glob("kill-switch-*"), key=lambda path: path.stat().st_mtime)
+
+
+def receipt(result: Result, date: str, made_from: str) -> dict[str, Any]:
+    """The receipt of one result; figures that fell short are in it too."""
+    preset = str(result.config["preset"])
+    provenance = result.provenance
+    return {
+        "schema": "sixgig.receipt/1",
+        "area": f"kill-switch-{preset}",
+        "command": f"python benchmarks/kill_switch.py --preset {preset}",
+        "date": date,
+        "commit": made_from,
+        "device": device(result),
+        "versions": provenance["library_versions"],
+        "config": result.config,
+        "figures": cpu_figures(result) if preset == "cpu" else arm_figures(result),
+        "raw": {
+            "verdicts": [verdict.model_dump(mode="json", by_alias=True) for verdict in result.verdicts],
+            "scores": [score.model_dump(mode="json") for score in result.scores],
+            "timings": result.timings,
+            "memory": result.memory.model_dump(mode="json"),
+            "data_sources": provenance.get("data_sources", []),
+        },
+    }
+
+
+def device(result: Result) -> dict[str, Any]:
+    """The device's name, memory and driver, as the run saw them."""
+    return {
+        "name": result.provenance["device_name"],
+        "total_bytes": result.plan.get("device_total_bytes"),
+        "driver": result.plan.get("device_driver"),
+    }
+
+
+def cpu_figures(result: Result) -> list[dict[str, Any]]:
+    """What the newcomer's run took."""
+    seconds = result.timings["whole_run"]
+    peak = result.memory.measured_peak_bytes or 0
+    return [
+        figure("cpu_demo_seconds", seconds, "s", "at most 300", seconds <= 300),
+        figure("cpu_demo_peak_rss_bytes", peak, "bytes", "at most 3000000000", peak <= 3e9),
+    ]
+
+
+def arm_figures(result: Result) -> list[dict[str, Any]]:
+    """The named figures of every arm; targets are wiener's, the other arms are shown beside it."""
+    figures = []
+    for arm in ARMS:
+        # isolated's Base is the reference's: what was looked at once is read for both.
+        base_arm = "reference" if arm == "isolated" else arm
+        note = REFERENCE_IS_ISOLATED if arm == "isolated" else ""
+        for name, (score_name, condition, target, holds) in AT_ZERO.items():
+            score = result.score(score_name, base_arm, 0.0, condition)
+            if arm in ("reference", "isolated") and score_name == "exposure_gap_reference":
+                figures.append(
+                    figure(label(arm, name), 0.0, "bits", None, None, note="the reference against itself")
+                )
+            elif score is not None:
+                figures.append(from_score(label(arm, name), score, arm, target, holds, note))
+        if arm == "reference":
+            continue
+        figures += restored_figures(result, arm)
+    return figures
+
+
+def restored_figures(result: Result, arm: str) -> list[dict[str, Any]]:
+    """alpha = 1, and the size of the Ortho part."""
+    found = []
+    parts = [result.score(f"extraction_{group}", arm, 1.0) for group in ("calibration", "heldout")]
+    known = [part for part in parts if part is not None and part.value is not None]
+    if known:
+        num = sum(part.n for part in known)
+        value = sum((part.value or 0.0) * part.n for part in known) / num
+        met = value >= 0.97 if arm == "wiener" else None
+        found.append(
+            figure(label(arm, "alpha1_extraction"), value, "share", "at least 0.97", met, n=num, arm=arm)
+        )
+    for name, score_name, alpha, target, limit in (
+        ("alpha1_ppl_ratio_fp32", "ppl_ratio_full", 1.0, "at most 1.10", 1.10),
+        ("ortho_bits_per_weight", "ortho_bits_per_weight", None, "at most 1.0", 1.0),
+    ):
+        score = result.score(score_name, arm, alpha)
+        if score is not None:
+            found.append(
+                from_score(label(arm, name), score, arm, target, lambda s, limit=limit: s.value <= limit)
+            )
+    return found
+
+
+def from_score(
+    name: str, score: Score, arm: str, target: str | None, holds: Any, note: str = ""
+) -> dict[str, Any]:
+    met = bool(holds(score)) if holds is not None and arm == "wiener" else None
+    return figure(
+        name,
+        score.value or 0.0,
+        score.unit,
+        target,
+        met,
+        low=score.low,
+        high=score.high,
+        n=score.n,
+        note=note or score.note,
+        arm=arm,
+    )
+
+
+def figure(
+    name: str,
+    value: float,
+    unit: str,
+    target: str | None,
+    met: bool | None,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    n: int = 1,
+    note: str = "",
+    arm: str = "wiener",
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "value": value,
+        "unit": unit,
+        "low": low,
+        "high": high,
+        "n": n,
+        "target": target if arm == "wiener" else None,
+        "met": met,
+        "note": note,
+    }
+
+
+def label(arm: str, name: str) -> str:
+    return f"{arm.replace('-', '_')}_{name}"
+
+
+def commit() -> str:
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""`sixgig run`: an experiment from settings to report; exit 1 when a criterion failed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from ..errors import InputError
+from ..experiments.run import EXPERIMENTS, Finished, Request, prepare
+from ..experiments.run import run as run_experiment
+from ..experiments.settings import as_plain, parse_words
+from ..files import read_text
+from ..units import format_bytes
+from .common import Json, print_json, say
+
+EXAMPLES = (
+    "sixgig run kill-switch",
+    "sixgig run kill-switch --preset cpu -s seeds=0,1 -s bits=3",
+    "sixgig run kill-switch --resume",
+    "sixgig run kill-switch --dry-run --json",
+)
+
+
+def run(
+    experiment: Annotated[str, typer.Argument(help=f"One of: {', '.join(EXPERIMENTS)}.")],
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="tiny, cpu, 4g, 6g, 8g or full. Default: by the hardware.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="A model's name or folder.")] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="cpu or cuda. Default: what is here.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", "-s", help="key=value; may be given many times.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A YAML file of settings, such as a run's config.yaml.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Benchmark files. Default: SIXGIG_DATA, else own text.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Where run directories go.")] = Path("runs"),
+    seeds: Annotated[int | None, typer.Option("--seeds", help="How many seeds: 0, 1, ...")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest run in --out.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything; load nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Run an experiment. Interrupt it at any moment; --resume comes to the same numbers."""
+    settings: dict[str, Any] = _from_file(config) if config else {}
+    if model is not None:
+        settings["model"] = model
+    if seeds is not None:
+        settings["seeds"] = list(range(seeds))
+    request = Request(
+        experiment=experiment,
+        preset=settings.pop("preset", None) if preset is None else preset,
+        settings=settings | parse_words(setting or []),
+        device=device,
+        data_dir=data_dir,
+        out=out,
+        resume=resume,
+        quiet=json,
+    )
+    if dry_run:
+        _show_plan(request, json)
+        return
+    show(run_experiment(request), json)
+
+
+def show(finished: Finished, json: bool) -> None:
+    """Prints the answer; exits with 1 when a criterion failed."""
+    result = finished.result
+    if json:
+        print_json({"folder": str(finished.folder), "result": result.to_json_value()})
+    else:
+        from rich.console import Console
+
+        from ..report.tables import terminal_tables
+
+        console = Console()
+        for table in terminal_tables(result):
+            console.print(table)
+        print(f"report: {finished.report}")
+    if result.passed is False:
+        raise typer.Exit(1)
+
+
+def _show_plan(request: Request, json: bool) -> None:
+    prepared = prepare(request)
+    value = {
+        "experiment": request.experiment,
+        "device": prepared.device,
+        "plan": prepared.plan,
+        "config": as_plain(prepared.config),
+    }
+    if json:
+        print_json(value)
+        return
+    print(yaml.safe_dump(value["config"], sort_keys=False), end="")
+    say(f"on {prepared.device}, about {format_bytes(prepared.plan['peak_bytes'])}; nothing was loaded")
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(read_text(path, max_bytes=2**20))
+    except yaml.YAMLError as error:
+        raise InputError("not valid YAML", where=str(path), received=str(error).splitlines()[0]) from error
+    if not isinstance(value, dict):
+        raise InputError("not settings", where=str(path), expected="lines of key: value")
+    # A run directory's config.yaml also says where it ran, which is not a setting.
+    return {key: part for key, part in value.items() if key not in ("experiment", "device", "public_text")}

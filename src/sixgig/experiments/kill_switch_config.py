@@ -1,0 +1,159 @@
+"""Settings of the kill-switch experiment, and the presets that fit a machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..data.canaries import TRAINED_GROUPS, CanaryPlan
+from ..errors import InputError, UnknownNameError
+from ..evaluate.attacks import RelearnConfig
+from ..transform.plant import PlantConfig
+from ..transform.restore import FitConfig
+from ..transform.sieve import SIEVES
+from ..transform.split import OrthoConfig, QuantizeConfig
+
+ATTACKS = ("requantise-int8", "requantise-int3", "noise", "paraphrase", "prefix-noise", "relearn-benign")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KillSwitchConfig:
+    """Everything that decides the numbers. Lists of names and sizes; no handles, no paths but data's."""
+
+    model: str = "smollm2-135m-instruct"
+    preset: str = "cpu"
+    seeds: tuple[int, ...] = (0,)
+
+    # Which ways to split, and what is looked at for each.
+    sieves: tuple[str, ...] = ("hessian", "wiener", "wrong-set")
+    restored: tuple[str, ...] = ("wiener",)  # arms whose Ortho part is fitted and looked at with alpha = 1
+    alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the main arm
+    relearned: tuple[str, ...] = ("wiener", "reference")
+    attacks: tuple[str, ...] = ()
+    attacked: tuple[str, ...] = ("wiener", "reference", "hessian")
+
+    # Canaries.
+    num_calibration: int = 24
+    num_heldout: int = 24
+    num_heldout_other: int = 0
+    num_control: int = 48
+    num_control_other: int = 0
+    num_wrong_set: int = 24
+    num_look_alike: int = 0
+    repetitions: tuple[int, ...] = (16,)
+    num_decoys: int = 63
+    num_probed_controls: int = 24  # controls whose exposure is measured under every condition
+    num_probed_controls_plain: int = 24  # and under the plain condition at alpha = 0
+
+    # Public text.
+    train_window: int = 128
+    num_train_windows: int | None = None
+    calibration_window: int = 256
+    num_calibration_windows: int = 16
+    test_window: int = 256
+    num_test_windows: int = 24
+
+    # Planting.
+    plant_learning_rate: float = 8e-4
+    plant_private_per_step: int = 8
+    plant_public_per_step: int = 2
+    train_reference: bool = False  # else the reference is the original model
+
+    # Splitting.
+    noise_weight: float = 0.01
+    bits: int = 4
+    group_size: int = 64
+    quantiser: str = "rtn"
+    rank: int = 16
+    sparse_share: float = 0.0
+    hessian_share: float = 0.05
+    private_share: float = 0.5
+    factor_bits: int = 8
+    fit_groups: tuple[str, ...] = ("calibration", "heldout", "heldout_other")
+    fit_steps: int = 30
+    fit_learning_rate: float = 5e-4
+    fit_private_weight: float = 1.0
+    fit_public_per_step: int = 2
+    fit_private_per_step: int = 8
+
+    # Attacks.
+    relearn_steps: tuple[int, ...] = (5, 20)
+    relearn_learning_rate: float = 2e-5
+    relearn_batch: int = 8
+    noise_share: float = 0.05
+
+    # Machine.
+    positions_per_batch: int = 2048
+
+    def __post_init__(self) -> None:
+        for name in self.sieves:
+            if name not in SIEVES:
+                raise UnknownNameError("sieve", name, SIEVES)
+        for name in self.fit_groups:
+            if name not in TRAINED_GROUPS:
+                raise UnknownNameError("group of trained canaries", name, TRAINED_GROUPS)
+        for name in self.attacks:
+            if name not in ATTACKS:
+                raise UnknownNameError("attack", name, ATTACKS)
+        if "wiener" not in self.sieves:
+            raise InputError(
+                "the sieve wiener is what this experiment is about",
+                expected="wiener among the sieves",
+                received=", ".join(self.sieves),
+            )
+        too_small = {
+            "seeds": len(self.seeds),
+            "num_heldout": self.num_heldout // 6,
+            "num_calibration": self.num_calibration // 3,
+            "num_control": self.num_control // 6,
+            "num_decoys": self.num_decoys,
+            "num_test_windows": self.num_test_windows // 2,
+        }
+        for name, value in too_small.items():
+            if value < 1:
+                raise InputError(
+                    f"{name} is too small to measure anything",
+                    expected="at least two held-out and control canaries a family, and two windows",
+                    received=str(getattr(self, name)),
+                )
+
+    def canary_plan(self) -> CanaryPlan:
+        return CanaryPlan(
+            num_calibration=self.num_calibration,
+            num_heldout=self.num_heldout,
+            num_heldout_other=self.num_heldout_other,
+            num_control=self.num_control,
+            num_control_other=self.num_control_other,
+            num_wrong_set=self.num_wrong_set,
+            num_look_alike=self.num_look_alike,
+            repetitions=self.repetitions,
+        )
+
+    def plant(self) -> PlantConfig:
+        return PlantConfig(
+            learning_rate=self.plant_learning_rate,
+            private_per_step=self.plant_private_per_step,
+            public_per_step=self.plant_public_per_step,
+        )
+
+    def quantize(self) -> QuantizeConfig:
+        return QuantizeConfig(bits=self.bits, group_size=self.group_size, method=self.quantiser)
+
+    def ortho(self, sieve: str) -> OrthoConfig:
+        if sieve == "hessian":
+            return OrthoConfig(rank=0, sparse_share=self.hessian_share)
+        return OrthoConfig(rank=self.rank, sparse_share=self.sparse_share, private_share=self.private_share)
+
+    def fit(self) -> FitConfig:
+        return FitConfig(
+            num_steps=self.fit_steps,
+            learning_rate=self.fit_learning_rate,
+            private_weight=self.fit_private_weight,
+            factor_bits=self.factor_bits,
+        )
+
+    def relearn(self) -> RelearnConfig:
+        return RelearnConfig(
+            checkpoints=self.relearn_steps,
+            learning_rate=self.relearn_learning_rate,
+            batch_size=self.relearn_batch,
+        )

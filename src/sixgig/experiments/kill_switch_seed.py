@@ -1,0 +1,481 @@
+"""One seed of the kill-switch experiment, stage by stage; every finished stage is kept and never done twice.
+
+original -> plant -> reference -> full precision -> split -> for each arm: restore, look, attack
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.batches import TokenSequence, batches, whole_text
+from ..data.canaries import Canary, make_canaries, paraphrased_prefix
+from ..data.corpora import Corpus, token_windows
+from ..evaluate.attacks import disturbed_prefix, relearn, requantised, shaken
+from ..evaluate.memorization import exposure_probe
+from ..evaluate.observation import Look, Observation, Observer
+from ..evaluate.scoring import Continuations
+from ..hardware import peak_rss_bytes
+from ..layers.split_linear import set_alpha
+from ..load.loaded import LoadedModel, linear_layers
+from ..numerics.quantize import dequantize
+from ..report.store import RunDirectory
+from ..transform.checkpoint import read_layers, save_layers, save_weights, weight_reader
+from ..transform.network import install_dense, install_split
+from ..transform.plant import plant
+from ..transform.restore import Lesson, fit_ortho, prepare_lessons
+from ..transform.sieve import make_sieve
+from ..transform.split import PUBLIC, Arm, LayerSplit, split_layers_of
+from .kill_switch_config import KillSwitchConfig
+from .progress import RunProgress
+
+FILTERS = ("wiener", "random", "wrong-set", "look-alike")  # arms whose M is a Wiener filter's
+FULL, ORIGINAL, REFERENCE = "full_precision", "original", "reference"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """Public token windows, never overlapping: for training, for calibration, for scores."""
+
+    corpora: tuple[Corpus, ...]
+    train: tuple[TokenSequence, ...]
+    calibration: tuple[TokenSequence, ...]
+    test: tuple[tuple[int, ...], ...]
+
+
+def tokenised(loaded: LoadedModel, corpora: tuple[Corpus, Corpus, Corpus], config: KillSwitchConfig) -> Texts:
+    """The three corpora (train, calibration, test) cut into windows of the configured sizes."""
+
+    def windows(corpus: Corpus, length: int, count: int | None) -> list[tuple[int, ...]]:
+        ids = np.asarray(loaded.encode(corpus.text))
+        return [tuple(int(i) for i in window) for window in token_windows(ids, length, count)]
+
+    train, calibration, test = corpora
+    return Texts(
+        corpora=corpora,
+        train=tuple(map(whole_text, windows(train, config.train_window, config.num_train_windows))),
+        calibration=tuple(
+            map(whole_text, windows(calibration, config.calibration_window, config.num_calibration_windows))
+        ),
+        test=tuple(windows(test, config.test_window, config.num_test_windows)),
+    )
+
+
+@dataclass
+class SeedRun:
+    """The work of one seed. `observations` collects every look, from this process or an earlier one."""
+
+    seed: int
+    config: KillSwitchConfig
+    run: RunDirectory
+    loaded: LoadedModel
+    texts: Texts
+    progress: RunProgress
+    observer: Observer
+    layer_names: tuple[str, ...]
+    observations: list[Observation] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)  # per arm: sizes, codes changed
+    seconds: dict[str, float] = field(default_factory=dict)
+    peaks: dict[str, int] = field(default_factory=lambda: {"peak_rss_bytes": 0, "peak_device_bytes": 0})
+
+    def __post_init__(self) -> None:
+        self.canaries = make_canaries(self.config.canary_plan(), self.seed)
+        self.groups: dict[str, list[Canary]] = {}
+        for canary in self.canaries:
+            self.groups.setdefault(canary.group, []).append(canary)
+        self._probes: dict[str, Continuations] = {}
+        self._lessons: list[Lesson] | None = None
+        # W0 is read from the model's own file when it is needed, so that it takes no memory beside W.
+        self._original = weight_reader(self.loaded.folder / "model.safetensors", ".weight")
+
+    # ---- the stages, in order ------------------------------------------------------------------------
+
+    def stages(self) -> dict[str, tuple[float, Callable[[], Any]]]:
+        """name -> (weight in tokens through the model, what to do)."""
+        config = self.config
+        plain, quick = self._look_tokens(plain=True), self._look_tokens(plain=False)
+        steps = self._plant_steps()
+        step_tokens = 3 * (
+            30 * config.plant_private_per_step + config.train_window * config.plant_public_per_step
+        )
+        fit_tokens = 3 * (30 * config.fit_private_per_step + config.train_window * config.fit_public_per_step)
+        relearn_tokens = 3 * 30 * config.relearn_batch * max(config.relearn_steps)
+        layers = 40 * len(config.sieves) * 1000
+        stages: dict[str, tuple[float, Callable[[], Any]]] = {
+            "original": (config.num_test_windows * config.test_window, self._observe_original),
+            "plant": (steps * step_tokens, self._plant),
+        }
+        if config.train_reference:
+            stages["train-reference"] = (steps * step_tokens, self._train_reference)
+        stages["look-full_precision"] = (plain, self._observe_full_precision)
+        stages["split"] = (config.num_calibration_windows * config.calibration_window + layers, self._split)
+        for arm in (REFERENCE, *config.sieves):
+            restored = arm in config.restored
+            if restored and arm != "hessian":
+                stages[f"restore-{arm}"] = (config.fit_steps * fit_tokens, lambda arm=arm: self._restore(arm))
+            if arm == "isolated":
+                alphas = [1.0]  # its alpha = 0 is the reference's Base, looked at there
+            elif arm == "wiener":
+                alphas = list(config.alphas)
+            else:
+                alphas = [0.0, 1.0] if restored else [0.0]
+            cost = plain + quick * (len(alphas) - 1)
+            stages[f"look-{arm}"] = (cost, lambda arm=arm, a=alphas: self._observe_arm(arm, a))
+            if arm in config.relearned:
+                cost = relearn_tokens + quick * len(config.relearn_steps)
+                stages[f"relearn-{arm}"] = (cost, lambda arm=arm: self._relearn(arm))
+            if arm in config.attacked and config.attacks:
+                cost = quick * len(config.attacks)
+                stages[f"attack-{arm}"] = (cost, lambda arm=arm: self._attack(arm))
+        return stages
+
+    def go(self) -> None:
+        """Does every stage that an earlier process has not finished."""
+        for name, (_, work) in self.stages().items():
+            key = f"seed{self.seed}-{name}"
+            self.progress.begin(key)
+            kept = self.run.load_stage(key)
+            if kept is None:
+                started = time.monotonic()
+                value = work()
+                value |= {"seconds": time.monotonic() - started, **self._peaks_now()}
+                kept = self.run.save_stage(key, value)
+                self.progress.end()
+            else:
+                self.progress.end(loaded=True)
+            self.seconds[key] = kept["seconds"]
+            for peak in self.peaks:
+                self.peaks[peak] = max(self.peaks[peak], kept[peak])
+            self.observations += [Observation.from_json_value(one) for one in kept.get("observations", ())]
+            for arm, fact in kept.get("facts", {}).items():
+                self.facts[arm] = {**self.facts.get(arm, {}), **fact}
+
+    def _peaks_now(self) -> dict[str, int]:
+        on_device = self.loaded.device.type == "cuda"
+        return {
+            "peak_rss_bytes": peak_rss_bytes(),
+            "peak_device_bytes": torch.cuda.max_memory_allocated() if on_device else 0,
+        }
+
+    # ---- training ------------------------------------------------------------------------------------
+
+    def _plant_steps(self) -> int:
+        shown = sum(canary.repetitions for canary in self.canaries)
+        return -(-shown // self.config.plant_private_per_step)
+
+    def _plant(self) -> dict[str, Any]:
+        trained = [canary for canary in self.canaries if canary.is_trained]
+        self._install_original()
+        steps = plant(
+            self.loaded,
+            [self._whole(canary) for canary in trained],
+            [canary.repetitions for canary in trained],
+            self.texts.train,
+            self.config.plant(),
+            seed=self.seed,
+            after_step=self._step_progress,
+            announce=self._announce,
+        )
+        self._save_dense("planted")
+        return {"num_steps": steps}
+
+    def _train_reference(self) -> dict[str, Any]:
+        self._install_original()
+        steps = plant(
+            self.loaded,
+            [],
+            [],
+            self.texts.train,
+            self.config.plant(),
+            seed=self.seed,
+            num_steps=self._plant_steps(),
+            after_step=self._step_progress,
+            announce=self._announce,
+        )
+        self._save_dense("reference")
+        return {"num_steps": steps}
+
+    # ---- splitting -----------------------------------------------------------------------------------
+
+    def _split(self) -> dict[str, Any]:
+        config = self.config
+        self._install_planted()
+        public_batch = max(1, config.positions_per_batch // config.calibration_window)
+        text_sets = {
+            PUBLIC: list(batches(self.texts.calibration, public_batch)),
+            "private": list(batches(self._wholes("calibration"), 64)),
+            "wrong-set": list(batches(self._wholes("wrong_set"), 64)),
+            "look-alike": list(batches(self._wholes("look_alike"), 64)),
+        }
+        reference = self._work("reference") if config.train_reference else None
+        splits = split_layers_of(
+            self.loaded,
+            {arm: self._arm(arm) for arm in self._arms_to_split()},
+            {key: value for key, value in text_sets.items() if value},
+            {
+                ORIGINAL: self._original,
+                REFERENCE: weight_reader(reference) if reference else self._original,
+            },
+            seed=self.seed,
+            after_layer=lambda done, total: self.progress.at(done / total),
+        )
+        facts = {}
+        for arm, layers in splits.items():
+            save_layers(self._work(arm), layers)
+            facts[arm] = _split_facts(layers)
+        return {"facts": facts}
+
+    def _arms_to_split(self) -> list[str]:
+        # The reference's Base is Q(W_reference), which is what `isolated` makes, in every quantiser.
+        return list(dict.fromkeys([*self.config.sieves, "isolated"]))
+
+    def _arm(self, name: str) -> Arm:
+        settings = {"noise_weight": self.config.noise_weight} if name in FILTERS else {}
+        return Arm(
+            sieve=make_sieve(name, **settings),
+            private_set=name if name in ("wrong-set", "look-alike") else "private",
+            before_set=REFERENCE if name == "isolated" else ORIGINAL,
+            quantize=self.config.quantize(),
+            ortho=self.config.ortho(name),
+        )
+
+    def _restore(self, arm: str) -> dict[str, Any]:
+        config = self.config
+        lessons = self._prepared_lessons()
+        # Who keeps the Ortho part has all private data; only the sieve is held to the calibration half.
+        seen = [c for c in self.canaries if c.group in config.fit_groups]
+        private = [self._whole(canary) for canary in seen]
+        size = config.fit_private_per_step
+        fitted = fit_ortho(
+            self.loaded,
+            read_layers(self._work(arm)),
+            lessons,
+            [private[start : start + size] for start in range(0, len(private), size)],
+            config.fit(),
+            seed=self.seed,
+            after_step=self._step_progress,
+            announce=self._announce,
+        )
+        save_layers(self._work(f"{arm}-restored"), fitted)
+        return {"facts": {arm: _ortho_facts(fitted, config.factor_bits)}}
+
+    def _prepared_lessons(self) -> list[Lesson]:
+        if self._lessons is None:
+            self._install_planted()
+            per_step = self.config.fit_public_per_step
+            generator = np.random.default_rng(np.random.SeedSequence([self.seed, 0x1E55]))
+            chosen = generator.permutation(len(self.texts.train))[: self.config.fit_steps * per_step]
+            public = [self.texts.train[i] for i in chosen]
+            self._lessons = prepare_lessons(self.loaded, list(batches(public, per_step)))
+        return self._lessons
+
+    # ---- looking -------------------------------------------------------------------------------------
+
+    def _observe_original(self) -> dict[str, Any]:
+        self._install_original()
+        return self._observations([self._observed(self._look(probes=False), ORIGINAL, None)])
+
+    def _observe_full_precision(self) -> dict[str, Any]:
+        self._install_planted()
+        return self._observations([self._observed(self._look(), FULL, None)])
+
+    def _observe_arm(self, arm: str, alphas: Sequence[float]) -> dict[str, Any]:
+        layers = self.layers(arm, restored=max(alphas) > 0)
+        install_split(self.loaded, layers, with_ortho=max(alphas) > 0)
+        seen = []
+        for number, alpha in enumerate(alphas):
+            set_alpha(self.loaded.network, alpha)
+            seen.append(
+                self._observed(self._look(plain=alpha == 0.0), arm, alpha, part=(number, len(alphas)))
+            )
+        return self._observations(seen)
+
+    def _relearn(self, arm: str) -> dict[str, Any]:
+        return self._observations(self._relearned(arm, self._wholes("calibration")))
+
+    def _relearned(
+        self, arm: str, texts: Sequence[TokenSequence], name: str = "relearn"
+    ) -> list[Observation]:
+        seen: list[Observation] = []
+        steps = self.config.relearn_steps
+
+        def look(step: int) -> None:
+            seen.append(
+                self._observed(
+                    self._look(plain=False, windows=False),
+                    arm,
+                    0.0,
+                    f"{name}-{step}",
+                    part=(len(seen), len(steps)),
+                )
+            )
+
+        relearn(
+            self.loaded, self._base_weights(arm), texts, self.config.relearn(), look, announce=self._announce
+        )
+        return seen
+
+    def _attack(self, arm: str) -> dict[str, Any]:
+        seen: list[Observation] = []
+        for number, attack in enumerate(self.config.attacks):
+            seen += self._attacked(arm, attack, (number, len(self.config.attacks)))
+        return self._observations(seen)
+
+    def _attacked(self, arm: str, attack: str, part: tuple[int, int]) -> list[Observation]:
+        weights = self._base_weights(arm)
+        look = self._look(plain=False, windows=False)
+        if attack == "relearn-benign":
+            return self._relearned(arm, self._wholes("look_alike"), attack)
+        if attack.startswith("requantise-int"):
+            bits = int(attack.removeprefix("requantise-int"))
+            weights = requantised(weights, bits, self.config.group_size)
+        elif attack == "noise":
+            weights = shaken(weights, self.config.noise_share, self.seed)
+        elif attack == "paraphrase":
+            look = self._look(plain=False, windows=False, wording=paraphrased_prefix)
+        elif attack == "prefix-noise":
+            look = self._look(plain=False, windows=False, wording=disturbed_prefix)
+        install_dense(self.loaded, weights)
+        return [self._observed(look, arm, 0.0, attack, part=part)]
+
+    def _look(
+        self,
+        *,
+        plain: bool = True,
+        probes: bool = True,
+        windows: bool = True,
+        wording: Callable[[Canary], str] | None = None,
+    ) -> Look:
+        """All canaries in a plain look; under other conditions only as many controls as are probed there."""
+        config = self.config
+        num_controls = config.num_probed_controls_plain if plain else config.num_probed_controls
+        limits = {
+            "heldout": None,
+            "heldout_other": None,
+            "control": num_controls,
+            "control_other": num_controls,
+        }
+        probed = {c.id for group, limit in limits.items() for c in self.groups.get(group, [])[:limit]}
+        canaries = [
+            c
+            for c in self.canaries
+            if (
+                c.group not in ("wrong_set", "look_alike")
+                if plain
+                else c.id in probed or c.group == "calibration"
+            )
+        ]
+        chosen = [c for c in canaries if probes and c.id in probed]
+        return Look(
+            canaries=canaries,
+            probes={c.id: self._probe(c, wording) for c in chosen},
+            windows=self.texts.test if windows else (),
+            prefix_of=wording or (lambda canary: canary.prefix),
+        )
+
+    def _look_tokens(self, *, plain: bool) -> int:
+        """About how many tokens a look takes, known without making its probes."""
+        config = self.config
+        controls = config.num_probed_controls_plain if plain else config.num_probed_controls
+        probed = config.num_heldout + config.num_heldout_other + controls
+        return 15 * probed * (config.num_decoys + 1) + config.num_test_windows * config.test_window
+
+    def _probe(self, canary: Canary, wording: Callable[[Canary], str] | None) -> Continuations:
+        if canary.id not in self._probes:
+            self._probes[canary.id] = exposure_probe(
+                self.loaded, canary, num_decoys=self.config.num_decoys, seed=self.seed
+            )
+        probe = self._probes[canary.id]
+        if wording is None:
+            return probe
+        return replace(probe, prefix_ids=tuple(self.loaded.encode(wording(canary))))
+
+    def _observed(
+        self,
+        look: Look,
+        arm: str,
+        alpha: float | None,
+        condition: str = "plain",
+        part: tuple[int, int] = (0, 1),
+    ) -> Observation:
+        number, of = part
+        return self.observer.observe(
+            self.loaded,
+            look,
+            seed=self.seed,
+            arm=arm,
+            alpha=alpha,
+            condition=condition,
+            progress=lambda share: self.progress.at((number + share) / of),
+        )
+
+    # ---- weights and files ---------------------------------------------------------------------------
+
+    def _work(self, name: str) -> Path:
+        folder = self.run.work_path / f"seed{self.seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{name}.safetensors"
+
+    def layers(self, arm: str, *, restored: bool = False) -> dict[str, LayerSplit]:
+        stored = {REFERENCE: "isolated"}.get(arm, arm)
+        fitted = self._work(f"{stored}-restored")
+        return read_layers(fitted if restored and fitted.exists() else self._work(stored))
+
+    def _base_weights(self, arm: str) -> Iterator[tuple[str, Tensor]]:
+        return ((name, dequantize(layer.base)) for name, layer in self.layers(arm).items())
+
+    def _install_original(self) -> None:
+        install_dense(self.loaded, ((name, self._original(name)) for name in self.layer_names))
+
+    def _install_planted(self) -> None:
+        read = weight_reader(self._work("planted"))
+        install_dense(self.loaded, ((name, read(name)) for name in self.layer_names))
+
+    def _save_dense(self, name: str) -> None:
+        layers = linear_layers(self.loaded.network).items()
+        save_weights(self._work(name), {key: layer.weight.detach().cpu() for key, layer in layers})
+
+    def _whole(self, canary: Canary) -> TokenSequence:
+        parts = (canary.prefix, canary.secret, canary.suffix)
+        return whole_text([token for part in parts for token in self.loaded.encode(part)])
+
+    def _wholes(self, group: str) -> list[TokenSequence]:
+        return [self._whole(canary) for canary in self.groups.get(group, [])]
+
+    def _observations(self, observations: Iterable[Observation]) -> dict[str, Any]:
+        return {"observations": [observation.to_json_value() for observation in observations]}
+
+    def _step_progress(self, step: int, num_steps: int, loss: float) -> None:
+        self.progress.at((step + 1) / num_steps)
+        self.run.log("step", step=step + 1, num_steps=num_steps, loss=round(loss, 5))
+
+    def _announce(self, message: str) -> None:
+        self.run.log("fallback", message=message)
+        self.progress.note(message)
+
+
+def _split_facts(layers: Mapping[str, LayerSplit]) -> dict[str, float]:
+    num_weights = sum(layer.base.codes_OI.numel() for layer in layers.values())
+    changed = sum(layer.codes_changed * layer.base.codes_OI.numel() for layer in layers.values())
+    base_bits = sum(layer.base.storage_bits for layer in layers.values())
+    sparse_bits = sum(layer.ortho.sparse.storage_bits for layer in layers.values() if layer.ortho.sparse)
+    return {
+        "num_linear_weights": num_weights,
+        "codes_changed": changed / num_weights,
+        "base_bytes": base_bits // 8,
+        "ortho_bytes": sparse_bits // 8,
+        "ortho_bits_per_weight": sparse_bits / num_weights,
+    }
+
+
+def _ortho_facts(layers: Mapping[str, LayerSplit], factor_bits: int) -> dict[str, float]:
+    num_weights = sum(layer.base.codes_OI.numel() for layer in layers.values())
+    bits = sum(layer.ortho.storage_bits(factor_bits) for layer in layers.values())
+    return {"ortho_bytes": bits // 8, "ortho_bits_per_weight": bits / num_weights}

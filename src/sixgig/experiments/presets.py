@@ -1,0 +1,96 @@
+"""Presets: the sizes that fit a machine. They set sizes; criteria and margins are the same everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..errors import UnknownNameError
+from .kill_switch_config import ATTACKS, KillSwitchConfig
+
+_ALL_ARMS = ("hessian", "wiener", "isolated", "random", "wrong-set", "look-alike")
+_MAIN_ARMS = _ALL_ARMS[:-1]
+
+_CPU = KillSwitchConfig(preset="cpu")
+
+_FULL = replace(
+    _CPU,
+    preset="full",
+    seeds=(0, 1, 2),
+    sieves=_ALL_ARMS,
+    restored=_MAIN_ARMS,
+    relearned=("reference", "hessian", "wiener", "random", "wrong-set"),
+    attacks=ATTACKS,
+    num_calibration=102,
+    num_heldout=102,
+    num_heldout_other=51,
+    num_control=1002,
+    num_control_other=102,
+    num_wrong_set=102,
+    num_look_alike=102,
+    repetitions=(32, 64),
+    num_decoys=199,
+    num_probed_controls=102,
+    num_probed_controls_plain=1002,
+    train_window=256,
+    calibration_window=512,
+    num_calibration_windows=64,
+    test_window=512,
+    num_test_windows=128,
+    plant_learning_rate=2e-4,
+    plant_private_per_step=32,
+    plant_public_per_step=4,
+    train_reference=True,
+    rank=16,
+    fit_steps=150,
+    fit_learning_rate=2e-4,
+    fit_public_per_step=16,
+    fit_private_per_step=34,
+    relearn_steps=(5, 20, 50),
+    relearn_batch=32,
+    positions_per_batch=65536,
+)
+
+_SMALL_CARD = replace(
+    _FULL,
+    num_control=300,
+    num_control_other=60,
+    num_probed_controls=102,
+    num_probed_controls_plain=300,
+    seeds=(0,),
+    attacks=(),
+    positions_per_batch=8192,
+    fit_public_per_step=4,
+    num_test_windows=64,
+)
+
+PRESETS: dict[str, KillSwitchConfig] = {
+    "tiny": replace(
+        _CPU,
+        preset="tiny",
+        sieves=("hessian", "wiener"),
+        relearned=(),
+        alphas=(0.0, 1.0),
+        num_calibration=12,
+        num_heldout=12,
+        num_control=12,
+        num_wrong_set=0,
+        num_decoys=31,
+        num_probed_controls=12,
+        num_probed_controls_plain=12,
+        num_calibration_windows=6,
+        num_test_windows=6,
+        fit_steps=4,
+    ),
+    "cpu": _CPU,
+    "4g": replace(_SMALL_CARD, preset="4g", positions_per_batch=4096),
+    "6g": replace(_SMALL_CARD, preset="6g"),
+    "8g": replace(_SMALL_CARD, preset="8g", seeds=(0, 1, 2), positions_per_batch=16384),
+    "full": _FULL,
+}
+
+
+def preset(name: str) -> KillSwitchConfig:
+    """The preset `name`, or an error with the nearest names."""
+    if name not in PRESETS:
+        raise UnknownNameError("preset", name, PRESETS)
+    return PRESETS[name]

@@ -1,0 +1,179 @@
+"""`sixgig run`: from words at the command line to a finished run directory. The only walk of the pipeline.
+
+probe -> catalogue -> plan -> load -> experiment -> report
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..catalogue import ModelSpec, resolve
+from ..data.corpora import data_dir_from_environment
+from ..errors import DoesNotFitError, InputError, NotAvailableError, UnknownNameError
+from ..hardware import Hardware, choose_preset, probe
+from ..load.fetch import model_folder
+from ..memory import usable_device_bytes, usable_ram_bytes
+from ..report.schema import Result
+from ..report.store import RunDirectory
+from ..units import format_bytes
+from .settings import as_plain, changed
+
+LIBRARIES_BYTES = 700 * 2**20  # resident memory of Python, torch and transformers, measured on Linux
+
+EXPERIMENTS = {"kill-switch": "Plants secrets, splits the model, and shows what each part still knows."}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One run as asked for. `None` means: choose by the hardware, or take the environment's."""
+
+    experiment: str
+    preset: str | None = None
+    settings: Mapping[str, Any]
+    device: str | None = None
+    data_dir: Path | None = None
+    out: Path = Path("runs")
+    resume: bool = False
+    cache_dir: Path | None = None
+    quiet: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A request checked against this machine; nothing is loaded yet."""
+
+    config: Any
+    device: str
+    hardware: Hardware
+    spec: ModelSpec
+    plan: dict[str, Any]
+    data_dir: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A finished run."""
+
+    result: Result
+    folder: Path
+    report: Path
+
+
+def prepare(request: Request) -> Prepared:
+    """Checks names, settings, device and sizes. Raises before anything is loaded or written."""
+    if request.experiment not in EXPERIMENTS:
+        raise UnknownNameError("experiment", request.experiment, EXPERIMENTS)
+    from .presets import preset
+
+    hardware = probe(request.cache_dir)
+    device = _device(request.device, hardware)
+    base = preset(request.preset or (choose_preset(hardware) if device == "cuda" else "cpu"))
+    config = changed(base, request.settings, where="-s or --config")
+    spec = resolve(config.model)
+    peak_bytes = planting_peak_bytes(spec, config.positions_per_batch if device == "cuda" else 512)
+    if device == "cuda":
+        limit_bytes = usable_device_bytes(max(gpu.total_bytes for gpu in hardware.gpus))
+    else:
+        limit_bytes = usable_ram_bytes(hardware.ram_bytes)
+    if peak_bytes > limit_bytes:
+        raise DoesNotFitError(
+            f"{spec.name} does not fit for {request.experiment} on this {device} device",
+            expected=f"at most {format_bytes(limit_bytes)}",
+            received=f"planting needs about {format_bytes(peak_bytes)}: fp32 weights, gradients, moments",
+            todo="take a smaller model: sixgig models",
+        )
+    return Prepared(
+        config=config,
+        device=device,
+        hardware=hardware,
+        spec=spec,
+        plan={
+            "task": "planting",
+            "peak_bytes": peak_bytes,
+            "limit_bytes": limit_bytes,
+            "fits": True,
+            **_device_facts(device, hardware),
+        },
+        data_dir=request.data_dir or data_dir_from_environment(),
+    )
+
+
+def planting_peak_bytes(spec: ModelSpec, positions_per_pass: int) -> int:
+    """Planting is the widest stage: all weights in fp32; for those of linear layers a gradient, AdamW's two
+    moments and autocast's bf16 copy; a chunk of logits; and what Python and its libraries take.
+    """
+    weights = 4 * spec.num_parameters + (4 + 8 + 2) * spec.num_linear_parameters
+    logits = 16 * 256 * spec.vocab_size
+    activations = positions_per_pass * spec.num_layers * (34 * spec.hidden_size + 8 * spec.intermediate_size)
+    return weights + logits + min(activations, 64 * 2**30) // 4 + LIBRARIES_BYTES
+
+
+def run(request: Request) -> Finished:
+    """Runs the experiment, or goes on with an interrupted run of the same settings, and writes the report."""
+    prepared = prepare(request)
+    folder = model_folder(prepared.config.model, cache_dir=request.cache_dir)
+    import torch
+
+    from ..report import write_report
+    from .kill_switch import run_kill_switch
+
+    # The data decides the numbers too, so a resume with other data is refused like other settings.
+    kept = as_plain(prepared.config) | {
+        "experiment": request.experiment,
+        "device": prepared.device,
+        "public_text": "benchmark" if prepared.data_dir else "package",
+    }
+    with _directory(request, kept) as directory:
+        if directory.result_path.exists():
+            result = Result.read(directory.result_path)
+        else:
+            directory.log("start", resumed=request.resume)
+            result, samples = run_kill_switch(
+                prepared.config,
+                directory,
+                folder=folder,
+                device=torch.device(prepared.device),
+                data_dir=prepared.data_dir,
+                hardware=prepared.hardware,
+                plan=prepared.plan,
+                quiet=request.quiet,
+            )
+            directory.finish(result, samples)
+        return Finished(result=result, folder=directory.path, report=write_report(result, directory.path))
+
+
+def _directory(request: Request, config: dict[str, Any]) -> RunDirectory:
+    if not request.resume:
+        return RunDirectory.create(request.out, request.experiment, config)
+    latest = RunDirectory.find_latest(request.out, request.experiment)
+    if latest is None:
+        raise NotAvailableError(
+            "no run to resume",
+            expected=f"a folder {request.experiment}-... in {request.out}",
+            todo="start one without --resume",
+        )
+    return RunDirectory.open(latest, config)
+
+
+def _device_facts(device: str, hardware: Hardware) -> dict[str, Any]:
+    if device == "cpu":
+        return {"device_total_bytes": hardware.ram_bytes, "device_driver": None}
+    card = max(hardware.gpus, key=lambda gpu: gpu.total_bytes)
+    return {"device_total_bytes": card.total_bytes, "device_driver": card.driver}
+
+
+def _device(asked: str | None, hardware: Hardware) -> str:
+    if asked not in (None, "cpu", "cuda"):
+        raise UnknownNameError("device", asked, ("cpu", "cuda"))
+    usable = choose_preset(hardware) != "cpu"
+    if asked == "cuda" and not usable:
+        raise InputError(
+            "no usable CUDA GPU here",
+            expected="a GPU and a torch built for it",
+            received="; ".join(hardware.problems) or "no GPU",
+            todo="sixgig doctor says what is missing; --device cpu always works",
+        )
+    return asked or ("cuda" if usable else "cpu")

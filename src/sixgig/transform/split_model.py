@@ -1,0 +1,270 @@
+"""A whole model split with a person's own texts: calibrate, split every layer, fit the Ortho part.
+
+The experiment does the same stages on canaries and measures in between; here nothing is measured, so what
+comes out is a split that nobody has audited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..data.batches import TokenSequence, batches, secret_only, whole_text
+from ..data.corpora import token_windows
+from ..data.private import PrivateRecord
+from ..errors import InputError
+from ..load.container import ModelTensors, layer_reader
+from ..load.loaded import LoadedModel, linear_layers
+from .restore import FitConfig, fit_ortho, prepare_lessons
+from .sieve import Sieve
+from .split import PUBLIC, Arm, LayerSplit, OrthoConfig, QuantizeConfig, split_layers_of
+
+_ARM, _PRIVATE, _BEFORE = "split", "private", "before"
+_HESSIAN_SHARE = 0.05  # of a layer's entries, where the Ortho part is the sieve's own choice of them
+_MAX_NAMED = 10
+
+ShowStage = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSettings:
+    """Sizes of calibration and fit. `sparse_share` None: what suits the sieve."""
+
+    window_tokens: int = 256
+    num_calibration_windows: int = 32
+    sparse_share: float | None = None
+    private_share: float = 0.5
+    factor_bits: int = 8
+    fit_steps: int = 100
+    fit_learning_rate: float = 5e-4
+    fit_private_weight: float = 1.0
+    fit_windows_per_step: int = 2
+    fit_texts_per_step: int = 8
+
+    def __post_init__(self) -> None:
+        least = {
+            "window_tokens": 8,
+            "num_calibration_windows": 1,
+            "fit_steps": 0,
+            "fit_windows_per_step": 1,
+            "fit_texts_per_step": 1,
+        }
+        faults = [
+            f"{name} must be at least {low}" for name, low in least.items() if getattr(self, name) < low
+        ]
+        faults += [
+            f"{name} must lie between 0 and 1"
+            for name in ("sparse_share", "private_share")
+            if not 0 <= (getattr(self, name) or 0) <= 1
+        ]
+        if self.factor_bits not in (8, 16):
+            faults.append("factor_bits must be 8 or 16")
+        if not self.fit_learning_rate > 0:
+            faults.append("fit_learning_rate must be above 0")
+        if faults:
+            raise InputError("settings that cannot be used: " + "; ".join(faults))
+
+    def ortho(self, sieve: Sieve, rank: int) -> OrthoConfig:
+        """The Ortho part's size; `hessian` keeps entries only, so it has no rank."""
+        if sieve.name == "hessian":
+            share = _HESSIAN_SHARE if self.sparse_share is None else self.sparse_share
+            return OrthoConfig(rank=0, sparse_share=share)
+        return OrthoConfig(rank=rank, sparse_share=self.sparse_share or 0.0, private_share=self.private_share)
+
+    def fit(self) -> FitConfig:
+        return FitConfig(
+            num_steps=self.fit_steps,
+            learning_rate=self.fit_learning_rate,
+            private_weight=self.fit_private_weight,
+            factor_bits=self.factor_bits,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSplit:
+    """All layers' parts, and what was seen to make them."""
+
+    layers: Mapping[str, LayerSplit]
+    num_calibration_windows: int
+    num_fit_windows: int
+    num_private_tokens: int  # that were counted: the secrets', or all where a row is one text
+
+    @property
+    def codes_changed(self) -> float:
+        """Share of all Base codes that differ from those of the unsplit weights; near 0: nothing removed."""
+        changed = sum(layer.codes_changed * layer.base.codes_OI.numel() for layer in self.layers.values())
+        return changed / sum(layer.base.codes_OI.numel() for layer in self.layers.values())
+
+
+def split_model(
+    loaded: LoadedModel,
+    sieve: Sieve,
+    records: Sequence[PrivateRecord],
+    public_text: str,
+    *,
+    before: ModelTensors | None,
+    quantize: QuantizeConfig,
+    rank: int,
+    settings: SplitSettings,
+    seed: int,
+    show: ShowStage = lambda stage, share: None,
+    announce: Callable[[str], None] = lambda message: None,
+) -> ModelSplit:
+    """Splits `loaded` and fits its Ortho part; replaces the linear layers of `loaded` on the way.
+
+    Args:
+        before: the model as it was before the private data; `require_same_elsewhere` must have passed.
+        show: is told the stage ("split", "lessons", "fit") and its share done.
+    Raises:
+        InputError: a private row is too short, the public text is too short for one window, the sieve
+            lacks what it needs, or the model's linear layers have biases. NumericalError names the layer.
+    """
+    _check_model(loaded, before)
+    secrets, wholes = private_sequences(loaded, records, settings.window_tokens)
+    calibration, lessons_text = _public_windows(loaded, public_text, settings, seed, announce)
+    positions = max(1, 2048 // settings.window_tokens)
+    layers: Mapping[str, LayerSplit] = split_layers_of(
+        loaded,
+        {_ARM: _arm(sieve, quantize, settings.ortho(sieve, rank), before is not None)},
+        {PUBLIC: list(batches(calibration, positions)), _PRIVATE: list(batches(secrets, positions))},
+        {_BEFORE: layer_reader(before)} if before else {},
+        seed=seed,
+        after_layer=lambda done, total: show("split", done / total),
+    )[_ARM]
+    if any(layer.ortho.up_Or.shape[1] for layer in layers.values()):
+        lessons = prepare_lessons(loaded, list(batches(lessons_text, settings.fit_windows_per_step)))
+        show("lessons", 1.0)
+        size = settings.fit_texts_per_step
+        layers = fit_ortho(
+            loaded,
+            layers,
+            lessons,
+            [wholes[start : start + size] for start in range(0, len(wholes), size)],
+            settings.fit(),
+            seed=seed,
+            after_step=lambda step, num_steps, loss: show("fit", (step + 1) / num_steps),
+            announce=announce,
+        )
+    return ModelSplit(
+        layers=layers,
+        num_calibration_windows=len(calibration),
+        num_fit_windows=len(lessons_text),
+        num_private_tokens=sum(int(sum(sequence.weights[1:])) for sequence in secrets),
+    )
+
+
+def require_same_elsewhere(model: ModelTensors, before: ModelTensors, layer_names: Sequence[str]) -> None:
+    """Raises InputError naming the tensors, other than the split layers' weights, that differ.
+
+    They go into the Base as they are, so what private data changed in them would be published. Values are
+    compared in the type that `model` stores; a tied head counts as the embedding it repeats.
+    """
+    split = {f"{name}.weight" for name in layer_names}
+    others = (model.names | before.names) - split - {"lm_head.weight"}
+    both_heads = {"lm_head.weight"} & model.names & before.names
+    differing = [name for name in sorted(others | both_heads) if not _is_same(model, before, name)]
+    if differing:
+        named = ", ".join(differing[:_MAX_NAMED]) + (" ..." if len(differing) > _MAX_NAMED else "")
+        raise InputError(
+            f"{len(differing)} tensors outside the split layers differ between MODEL and --before",
+            expected="a fine-tuning that left embedding, norms and head as they were",
+            received=named,
+            todo="train the linear layers alone; memories in these tensors would be published with the Base",
+        )
+    wrong = [name for name in sorted(split) if not _is_same_shape(model, before, name)]
+    if wrong:
+        raise InputError("--before is another model", received=f"{wrong[0]} is missing or of another shape")
+
+
+def _is_same_shape(model: ModelTensors, before: ModelTensors, name: str) -> bool:
+    return name in model.names & before.names and model.shape(name) == before.shape(name)
+
+
+def _is_same(model: ModelTensors, before: ModelTensors, name: str) -> bool:
+    if not _is_same_shape(model, before, name):
+        return False
+    now = model.get(name)
+    return bool((before.get(name).to(now.dtype) == now).all())
+
+
+def private_sequences(
+    loaded: LoadedModel, records: Sequence[PrivateRecord], window_tokens: int
+) -> tuple[list[TokenSequence], list[TokenSequence]]:
+    """The records with the secrets' tokens counted, for the sieve, and with all counted, for the fit.
+
+    Texts longer than a window are cut; consecutive pieces share one token, so that each is predicted once.
+    """
+    secrets, wholes, too_short = [], [], []
+    for record in records:
+        prefix, secret, suffix = (
+            loaded.encode(part) for part in (record.prefix, record.secret, record.suffix)
+        )
+        pieces = _cut(secret_only(prefix, secret), window_tokens)
+        if not pieces:
+            too_short.append(record.row)
+        secrets += pieces
+        wholes += _cut(whole_text([*prefix, *secret, *suffix]), window_tokens)
+    if too_short:
+        rows = ", ".join(map(str, too_short[:_MAX_NAMED])) + (" ..." if len(too_short) > _MAX_NAMED else "")
+        raise InputError(
+            "private texts too short to predict anything in",
+            expected="two tokens or more, or a prefix",
+            where=f"row {rows}",
+        )
+    return secrets, wholes
+
+
+def _cut(sequence: TokenSequence, window_tokens: int) -> list[TokenSequence]:
+    pieces = []
+    for start in range(0, max(1, len(sequence.ids) - 1), window_tokens - 1):
+        stop = start + window_tokens
+        piece = TokenSequence(ids=sequence.ids[start:stop], weights=sequence.weights[start:stop])
+        if any(piece.weights[1:]):
+            pieces.append(piece)
+    return pieces
+
+
+def _public_windows(
+    loaded: LoadedModel,
+    text: str,
+    settings: SplitSettings,
+    seed: int,
+    announce: Callable[[str], None],
+) -> tuple[list[TokenSequence], list[TokenSequence]]:
+    """Windows for calibration, and others for the fit as far as the text has them; drawn over all of it."""
+    windows = token_windows(np.asarray(loaded.encode(text)), settings.window_tokens, None)
+    order = np.random.default_rng(np.random.SeedSequence([seed, 0xCA11])).permutation(len(windows))
+    sequences = [whole_text([int(token) for token in windows[index]]) for index in order]
+    wanted = settings.num_calibration_windows
+    if len(sequences) < wanted:
+        announce(
+            f"the public text is short: {len(sequences)} windows to calibrate on where {wanted} are asked for"
+        )
+    for_fit = sequences[wanted:] or sequences
+    return sequences[:wanted], for_fit[: max(1, settings.fit_steps * settings.fit_windows_per_step)]
+
+
+def _arm(sieve: Sieve, quantize: QuantizeConfig, ortho: OrthoConfig, has_before: bool) -> Arm:
+    return Arm(
+        sieve=sieve,
+        private_set=_PRIVATE,
+        before_set=_BEFORE if has_before else None,
+        quantize=quantize,
+        ortho=ortho,
+    )
+
+
+def _check_model(loaded: LoadedModel, before: ModelTensors | None) -> None:
+    linears = linear_layers(loaded.network)
+    biased = [name for name, layer in linears.items() if layer.bias is not None]
+    if biased:
+        # Fitting installs layers without bias; to go on would change the model without a word.
+        raise InputError(
+            "models whose linear layers have biases cannot be split yet",
+            received=f"{len(biased)} layers with a bias, the first {biased[0]}",
+            todo="use a model of the Llama family",
+        )
+    if before is not None:
+        require_same_elsewhere(ModelTensors(loaded.folder), before, list(linears))
