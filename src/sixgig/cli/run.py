@@ -54,10 +54,12 @@ def run(
         settings["model"] = model
     if seeds is not None:
         settings["seeds"] = list(range(seeds))
+    settings |= parse_words(setting or [])
+    named = settings.pop("preset", None)  # it is where the other settings start from, not one beside them
     request = Request(
         experiment=experiment,
-        preset=settings.pop("preset", None) if preset is None else preset,
-        settings=settings | parse_words(setting or []),
+        preset=named if preset is None else preset,
+        settings=settings,
         device=device,
         data_dir=data_dir,
         out=out,

@@ -11,6 +11,7 @@ from ..transform.plant import PlantConfig
 from ..transform.restore import FitConfig
 from ..transform.sieve import SIEVES
 from ..transform.split import OrthoConfig, QuantizeConfig
+from .kill_switch_checks import check_settings
 
 ATTACKS = ("requantise-int8", "requantise-int3", "noise", "paraphrase", "prefix-noise", "relearn-benign")
 
@@ -115,6 +116,7 @@ class KillSwitchConfig:
                     expected="at least two held-out and control canaries a family, and two windows",
                     received=str(getattr(self, name)),
                 )
+        check_settings(self)
 
     def canary_plan(self) -> CanaryPlan:
         return CanaryPlan(

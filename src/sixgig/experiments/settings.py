@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -36,7 +37,7 @@ def changed(config: C, values: Mapping[str, Any], *, where: str) -> C:
     names = {field.name for field in dataclasses.fields(config)}  # type: ignore[arg-type]
     faults: list[str] = []
     accepted: dict[str, Any] = {}
-    for key, value in values.items():
+    for key, value in ((str(key), value) for key, value in values.items()):  # YAML keys may be numbers
         if key not in names:
             if len(values) == 1:
                 raise UnknownNameError("setting", key, names, where=where)
@@ -45,7 +46,7 @@ def changed(config: C, values: Mapping[str, Any], *, where: str) -> C:
             continue
         try:
             accepted[key] = _converted(value, hints[key])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             faults.append(f"{key} must be {_words(hints[key])}, not {value!r}")
     if faults:
         raise InputError("settings that cannot be used: " + "; ".join(faults), where=where)
@@ -69,11 +70,13 @@ def _converted(value: Any, hint: Any) -> Any:
         item = get_args(hint)[0]
         values = value if isinstance(value, list | tuple) else [value]
         return tuple(_converted(part, item) for part in values)
-    if hint is bool and not isinstance(value, bool):
+    if isinstance(value, bool) != (hint is bool):
         raise TypeError
-    if hint in (int, float) and (isinstance(value, bool) or not isinstance(value, int | float)):
-        # YAML reads 1e-4 as text; a number is what was meant.
-        value = float(value)
+    if hint in (int, float):
+        # YAML reads 1e-4 as text; a number is what was meant. NaN and infinity are no settings.
+        value = value if isinstance(value, int) else float(value)
+        if not math.isfinite(value):
+            raise ValueError
     if hint is int and value != int(value):
         raise ValueError
     if hint is str and not isinstance(value, str):
@@ -86,5 +89,5 @@ def _words(hint: Any) -> str:
     if get_origin(hint) is tuple:
         return f"a list of which each is {_words(get_args(hint)[0])}"
     if get_origin(hint) in (Union, types.UnionType):
-        return " or none, or ".join(_words(part) for part in get_args(hint) if part is not type(None))
+        return " or ".join("null" if part is type(None) else _words(part) for part in get_args(hint))
     return names.get(hint, str(hint))

@@ -1,0 +1,84 @@
+"""What a kill-switch configuration must hold, checked before anything is loaded: every fault at once.
+
+A wrong word or a size of 0 would else show after minutes of training, and a seed or an attack named twice
+would count the same canaries twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from ..errors import InputError, UnknownNameError
+from ..numerics.quantize import SUPPORTED_BITS
+from ..transform.sieve import SIEVES
+
+_ARMS = (*SIEVES, "reference")
+_ONE_OF: dict[str, Collection[Any]] = {
+    "quantiser": ("rtn", "gptq"),
+    "bits": SUPPORTED_BITS,
+    "factor_bits": (8, 16),
+}
+_NEVER_TWICE = ("seeds", "sieves", "alphas", "attacks", "relearn_steps", "fit_groups")
+_AT_LEAST = {
+    **dict.fromkeys(("num_probed_controls", "num_probed_controls_plain"), 6),
+    **dict.fromkeys(("train_window", "calibration_window", "test_window"), 2),
+    **dict.fromkeys(("plant_private_per_step", "plant_public_per_step", "num_calibration_windows"), 1),
+    **dict.fromkeys(("fit_public_per_step", "fit_private_per_step", "relearn_batch", "group_size"), 1),
+    "positions_per_batch": 64,
+    "rank": 0,
+    "fit_steps": 0,
+}
+_SHARES = ("sparse_share", "hessian_share", "private_share")
+_POSITIVE = ("plant_learning_rate", "fit_learning_rate", "relearn_learning_rate", "noise_weight")
+
+
+def check_settings(config: Any) -> None:
+    """Raises UnknownNameError for an arm that is none, else InputError naming every fault."""
+    for key in ("restored", "relearned", "attacked"):
+        for name in getattr(config, key):
+            if name not in _ARMS:
+                raise UnknownNameError("sieve", name, _ARMS, where=key)
+    config.canary_plan()  # refuses negative counts and repetitions of 0
+    faults = [*_words(config), *_lists(config), *_numbers(config)]
+    if faults:
+        raise InputError("settings that cannot be used: " + "; ".join(faults))
+
+
+def _words(config: Any) -> Iterator[str]:
+    for key, allowed in _ONE_OF.items():
+        value = getattr(config, key)
+        if value not in allowed:
+            yield f"{key} must be {' or '.join(map(str, allowed))}, not {value}"
+
+
+def _lists(config: Any) -> Iterator[str]:
+    for key in _NEVER_TWICE:
+        values = getattr(config, key)
+        twice = sorted({str(value) for value in values if values.count(value) > 1})
+        if twice:
+            yield f"{key} names {', '.join(twice)} more than once"
+    if not {0.0, 1.0} <= set(config.alphas):
+        yield f"alphas must hold 0 and 1, not {', '.join(map(str, config.alphas))}"
+    if not config.relearn_steps or min(config.relearn_steps) < 1:
+        yield "relearn_steps must be counts of 1 or more"
+    if any(seed < 0 for seed in config.seeds):
+        yield "seeds must be 0 or more"
+
+
+def _numbers(config: Any) -> Iterator[str]:
+    for key, least in _AT_LEAST.items():
+        if getattr(config, key) < least:
+            yield f"{key} must be at least {least}, not {getattr(config, key)}"
+    if config.num_train_windows is not None and config.num_train_windows < 1:
+        yield f"num_train_windows must be at least 1 or null, not {config.num_train_windows}"
+    for key in _SHARES:
+        if not 0 <= getattr(config, key) <= 1:
+            yield f"{key} must be from 0 to 1, not {getattr(config, key)}"
+    for key in _POSITIVE:
+        if not 0 < getattr(config, key) < math.inf:
+            yield f"{key} must be above 0, not {getattr(config, key)}"
+    for key in ("noise_share", "fit_private_weight"):
+        if not 0 <= getattr(config, key) < math.inf:
+            yield f"{key} must be 0 or more, not {getattr(config, key)}"
