@@ -1,0 +1,237 @@
+"""Settings from words and files: every fault named, at once, and what is written reads back as the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sixgig.errors import InputError, UnknownNameError
+from sixgig.experiments.kill_switch_config import KillSwitchConfig
+from sixgig.experiments.presets import PRESETS
+from sixgig.experiments.settings import as_plain, changed, parse_words
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """One field of every kind that a configuration may have."""
+
+    count: int = 3
+    rate: float = 0.5
+    name: str = "wiener"
+    is_on: bool = False
+    limit: int | None = None
+    counts: tuple[int, ...] = (1,)
+    rates: tuple[float, ...] = (0.0,)
+    names: tuple[str, ...] = ("a",)
+
+
+finite_floats = st.floats(allow_nan=False, allow_infinity=False)
+plain_words = st.from_regex(r"[a-z][a-z-]{0,8}", fullmatch=True).filter(
+    lambda word: isinstance(yaml.safe_load(word), str)
+)
+any_sizes = st.builds(
+    Sizes,
+    count=st.integers(),
+    rate=finite_floats,
+    name=plain_words,
+    is_on=st.booleans(),
+    limit=st.none() | st.integers(),
+    counts=st.lists(st.integers(), max_size=4).map(tuple),
+    rates=st.lists(finite_floats, max_size=4).map(tuple),
+    names=st.lists(plain_words, max_size=4).map(tuple),
+)
+
+
+def with_words(*words: str) -> Sizes:
+    return changed(Sizes(), parse_words(words), where="-s")
+
+
+@pytest.mark.parametrize(
+    ("word", "field", "value"),
+    [
+        ("count=7", "count", 7),
+        ("count=7.0", "count", 7),
+        ("count=1_000", "count", 1000),
+        ("rate=1e-4", "rate", 1e-4),
+        ("rate=1.0E-4", "rate", 1e-4),
+        ("rate=2", "rate", 2.0),
+        ("name=random", "name", "random"),
+        ("is_on=true", "is_on", True),
+        ("is_on=no", "is_on", False),
+        ("limit=5", "limit", 5),
+        ("counts=0,1,2", "counts", (0, 1, 2)),
+        ("counts=[0, 1]", "counts", (0, 1)),
+        ("counts=4", "counts", (4,)),
+        ("counts=[]", "counts", ()),
+        ("rates=0,1e-3", "rates", (0.0, 1e-3)),
+        ("names=wiener,wrong-set", "names", ("wiener", "wrong-set")),
+        (" count =7", "count", 7),
+    ],
+)
+def test_a_word_sets_its_field(word: str, field: str, value: Any) -> None:
+    got = getattr(with_words(word), field)
+    assert got == value
+    assert type(got) is type(value)
+
+
+def test_null_and_nothing_take_a_limit_away() -> None:
+    limited = Sizes(limit=5)
+    for word in ("limit=null", "limit=~", "limit="):
+        assert changed(limited, parse_words([word]), where="-s").limit is None
+
+
+def test_the_last_word_for_a_setting_counts() -> None:
+    assert with_words("count=1", "count=2").count == 2
+
+
+@pytest.mark.parametrize("word", ["count", "=3", "", "counts=[0", "count={"])
+def test_what_is_no_setting_is_refused(word: str) -> None:
+    with pytest.raises(InputError, match=r"not a setting|cannot be read"):
+        parse_words([word])
+
+
+@pytest.mark.parametrize(
+    ("word", "wanted"),
+    [
+        ("count=many", "a whole number"),
+        ("count=2.5", "a whole number"),
+        ("count=true", "a whole number"),
+        ("count=.inf", "a whole number"),
+        ("count=1e400", "a whole number"),
+        ("count=", "a whole number"),
+        ("count=1,2", "a whole number"),
+        ("rate=.nan", "a number"),
+        ("rate=-.inf", "a number"),
+        ("rate=false", "a number"),
+        ("rate={a: 1}", "a number"),
+        ("name=5", "a word"),
+        ("name=no", "a word"),
+        ("name=", "a word"),
+        ("is_on=1", "true or false"),
+        ("is_on=maybe", "true or false"),
+        ("limit=few", "a whole number or null"),
+        ("counts=1,b", "a list of which each is a whole number"),
+        ("names=a,1", "a list of which each is a word"),
+        ("names=", "a list of which each is a word"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_with_what_it_must_be(word: str, wanted: str) -> None:
+    with pytest.raises(InputError) as caught:
+        with_words(word)
+    assert f"{word.partition('=')[0]} must be {wanted}, not " in str(caught.value)
+    assert "where: -s" in str(caught.value)
+
+
+def test_an_unknown_setting_comes_with_the_nearest_names() -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        changed(Sizes(), {"cuont": 3}, where="settings.yaml")
+    assert caught.value.suggestions[0] == "count"
+    assert "settings.yaml" in str(caught.value)
+
+
+def test_several_faults_are_reported_at_once() -> None:
+    with pytest.raises(InputError) as caught:
+        with_words("cuont=3", "rate=fast", "is_on=5", "limit=4")
+    message = str(caught.value)
+    assert "unknown setting cuont; nearest: count" in message
+    assert "rate must be a number, not 'fast'" in message
+    assert "is_on must be true or false, not 5" in message
+    assert "limit" not in message
+
+
+@pytest.mark.parametrize("values", [{1: 2}, {1: 2, None: 3}])
+def test_keys_that_are_not_words_are_unknown_settings(values: dict[Any, Any]) -> None:
+    with pytest.raises(InputError, match=r"unknown setting:? 1"):
+        changed(Sizes(), values, where="settings.yaml")
+
+
+@settings(deadline=None, max_examples=60)
+@given(config=any_sizes)
+def test_a_configuration_survives_its_own_file(config: Sizes) -> None:
+    text = yaml.safe_dump(as_plain(config), sort_keys=False)
+    assert changed(Sizes(), yaml.safe_load(text), where="file") == config
+
+
+@settings(deadline=None, max_examples=40)
+@given(config=any_sizes)
+def test_a_configuration_survives_words(config: Sizes) -> None:
+    plain = as_plain(config)
+    words = [f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in plain.items()]
+    words = [word.removesuffix("\n...\n") for word in words]
+    assert changed(Sizes(), parse_words(words), where="-s") == config
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_presets_settings_read_back_as_the_same(name: str) -> None:
+    config = PRESETS[name]
+    text = yaml.safe_dump(as_plain(config), sort_keys=False)
+    assert changed(KillSwitchConfig(), yaml.safe_load(text), where="config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("word", "named"),
+    [
+        ("sieves=wiener,winer", "wiener"),
+        ("restored=hesian", "hessian"),
+        ("relearned=refrence", "reference"),
+        ("attacked=randm", "random"),
+        ("attacks=nois", "noise"),
+        ("fit_groups=held", "heldout"),
+    ],
+)
+def test_an_unknown_name_in_a_list_comes_with_the_nearest(word: str, named: str) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        changed(KillSwitchConfig(), parse_words([word]), where="-s")
+    assert named in caught.value.suggestions
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("sieves=hessian", "wiener"),
+        ("seeds=[]", "seeds"),
+        ("seeds=0,0", "seeds names 0 more than once"),
+        ("seeds=-1", "seeds must be 0 or more"),
+        ("attacks=noise,noise", "attacks names noise more than once"),
+        ("alphas=0,0.5", "alphas must hold 0 and 1"),
+        ("alphas=0,1,1.0", "alphas names 1.0 more than once"),
+        ("quantiser=gptqq", "quantiser must be rtn or gptq"),
+        ("bits=5", "bits must be 2 or 3 or 4 or 8"),
+        ("factor_bits=4", "factor_bits must be 8 or 16"),
+        ("repetitions=0", "repetitions"),
+        ("num_wrong_set=-1", "num_wrong_set"),
+        ("num_heldout=3", "num_heldout"),
+        ("num_probed_controls=0", "num_probed_controls must be at least 6"),
+        ("num_test_windows=1", "num_test_windows"),
+        ("num_train_windows=0", "num_train_windows must be at least 1 or null"),
+        ("relearn_steps=[]", "relearn_steps"),
+        ("relearn_steps=0,5", "relearn_steps"),
+        ("group_size=0", "group_size must be at least 1"),
+        ("positions_per_batch=1", "positions_per_batch must be at least 64"),
+        ("sparse_share=1.5", "sparse_share must be from 0 to 1"),
+        ("plant_learning_rate=0", "plant_learning_rate must be above 0"),
+        ("noise_share=-0.1", "noise_share must be 0 or more"),
+    ],
+)
+def test_a_kill_switch_that_could_not_be_measured_is_refused_beforehand(word: str, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        changed(KillSwitchConfig(), parse_words([word]), where="-s")
+    assert words in str(caught.value)
+
+
+def test_all_faults_of_a_kill_switch_come_at_once() -> None:
+    with pytest.raises(InputError) as caught:
+        replace(KillSwitchConfig(), bits=5, group_size=0, relearn_steps=(), noise_weight=0.0)
+    assert all(key in str(caught.value) for key in ("bits", "group_size", "relearn_steps", "noise_weight"))
+
+
+def test_every_field_of_the_configuration_is_of_a_kind_that_words_can_set() -> None:
+    plain = as_plain(KillSwitchConfig())
+    assert set(plain) == {field.name for field in fields(KillSwitchConfig)}
+    for key, value in plain.items():
+        assert changed(KillSwitchConfig(), {key: value}, where="test") == KillSwitchConfig()
