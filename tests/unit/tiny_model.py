@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+torch.set_num_threads(1)  # tensors this small lose time to threads
+
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"

@@ -23,5 +23,9 @@ VERBS: tuple[Verb, ...] = (
     Verb("models", "sixgig.cli.models", "models", "The models sixgig knows, and which of them fit."),
     Verb("plan", "sixgig.cli.plan", "plan", "Whether a model fits for a task, line by line."),
     Verb("fetch", "sixgig.cli.fetch", "fetch", "Download, verify and convert a model."),
+    Verb("run", "sixgig.cli.run", "run", "Run an experiment and write its report."),
+    Verb("demo", "sixgig.cli.demo", "demo", "Fetch the embedded model and prove the kill switch on it."),
     Verb("report", "sixgig.cli.report", "report", "A run's tables and page again, or two runs side by side."),
+    Verb("split", "sixgig.cli.split", "split", "Split a model by your own private texts."),
+    Verb("chat", "sixgig.cli.chat", "chat", "Talk to a split, turning its switch while talking."),
 )

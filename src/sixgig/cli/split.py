@@ -1,0 +1,253 @@
+"""`sixgig split`: a model and a person's own texts become a folder with base/, ortho/ and manifest.json."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..catalogue import resolve
+from ..errors import InputError
+from ..files import sha256_file
+from ..hardware import Hardware, probe
+from ..load.fetch import model_folder
+from ..memory import plan
+from ..units import format_bytes
+from .common import Json, print_json, print_table, say
+from .device import Device, choose_device
+from .split_choice import Choice, PublicText, choose, read_public
+
+if TYPE_CHECKING:
+    from ..data.private import PrivateRecord
+    from ..load.artifact import SplitSizes
+    from ..transform.split_model import ModelSplit
+
+EXAMPLES = (
+    "sixgig split ./tuned --before smollm2-135m-instruct --private diary.jsonl --public wiki.txt -o my-split",
+    "sixgig split ./tuned --before ./original --private diary.jsonl --public wiki.txt --bits 3 --rank 32"
+    " -s noise_weight=0.1 -s fit_steps=300 -o my-split",
+    "sixgig split ./tuned --sieve none --private diary.jsonl --public wiki.txt -o comparison --json",
+)
+
+NOT_AUDITED = (
+    "Not audited: nobody has yet tried to get the private texts out of this Base. The claim above is what "
+    "the method aims at, not a finding; `sixgig run kill-switch` measures the method on planted secrets."
+)
+_CLAIMS = {
+    "by construction": "by construction: the Base is made from --before alone; true if that model never saw "
+    "the private texts",
+    "suppressed": "suppressed: meant to take the private texts out of reach; no proof that none is left",
+    "quantisation aid": "quantisation aid: removes no memory; the Base is the quantised model",
+    "null": "none: this is a comparison that must fail",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What the split is made from. The private file is named by a keyed digest alone, its key kept in ortho/:
+    a plain digest would let anyone with the manifest try guesses of a short file."""
+
+    folder: Path
+    before_folder: Path | None
+    records: tuple[PrivateRecord, ...] = field(repr=False)
+    public: PublicText = field(repr=False)
+    hmac_key: str = field(repr=False)
+    private_hmac: str
+
+
+def split(
+    model: Annotated[str, typer.Argument(help="The model that saw the private texts: a name or a folder.")],
+    private: Annotated[Path, typer.Option("--private", help="The private texts, JSONL.")],
+    public: Annotated[Path, typer.Option("--public", help="Public text, UTF-8, or a folder of wikitext2/.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write; new or empty.")],
+    before: Annotated[
+        str | None, typer.Option("--before", help="The model before it saw them: a name or a folder.")
+    ] = None,
+    sieve: Annotated[str, typer.Option("--sieve", help="What chooses the part to remove.")] = "wiener",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", help="key=value, of the sieve or the split; may be given many times."),
+    ] = None,
+    bits: Annotated[int, typer.Option("--bits", help="2, 3, 4 or 8 bits a Base weight.")] = 4,
+    group_size: Annotated[int, typer.Option("--group-size", help="Weights that share a scale.")] = 64,
+    method: Annotated[str, typer.Option("--method", help="rtn or gptq.")] = "rtn",
+    rank: Annotated[int, typer.Option("--rank", help="Rank of the Ortho part.")] = 16,
+    device: Device = None,
+    seed: Annotated[int, typer.Option("--seed", help="Decides every random draw.")] = 0,
+    json: Json = False,
+) -> None:
+    """Split a model into a Base without its private memories and an Ortho part with them.
+
+    A row of --private is {"prefix", "secret"}, {"prompt", "completion"} or {"text"}. Base and Ortho are
+    written as two folders, to be published apart or not at all; the result has not been audited.
+    """
+    choice = choose(sieve, setting or [], bits, group_size, method, rank, seed)
+    if choice.sieve.needs_before and before is None:
+        raise InputError(
+            f"the sieve {sieve} needs the model as it was before the private texts",
+            todo="give it with --before",
+        )
+    from ..data.private import read_private
+    from ..load.artifact import require_empty
+
+    require_empty(out)
+    records, public_text = read_private(private), read_public(public)
+    key = secrets.token_bytes(32)
+    private_hmac = hmac.new(key, private.read_bytes(), "sha256").hexdigest()
+    hardware = probe()
+    device_name = choose_device(device, hardware)
+    _check_fits(model, choice, device_name, hardware)
+    folder = model_folder(model)
+    before_folder = model_folder(before) if before is not None else None
+    done, sizes, manifest = _work(
+        Sources(
+            folder=folder,
+            before_folder=before_folder,
+            records=records,
+            public=public_text,
+            hmac_key=key.hex(),
+            private_hmac=private_hmac,
+        ),
+        choice,
+        out,
+        device_name,
+        quiet=json,
+    )
+    _show(out, manifest, done, sizes, json)
+
+
+def _check_fits(model: str, choice: Choice, device: str, hardware: Hardware) -> None:
+    card_bytes = max((gpu.total_bytes for gpu in hardware.gpus), default=None) if device == "cuda" else None
+    plan(
+        resolve(model),
+        "split",
+        device_bytes=card_bytes,
+        ram_bytes=hardware.ram_bytes,
+        bits=choice.quantize.bits,
+        context=choice.settings.window_tokens,
+    )
+
+
+def _work(
+    sources: Sources, choice: Choice, out: Path, device: str, *, quiet: bool
+) -> tuple[ModelSplit, SplitSizes, dict[str, Any]]:
+    from ..experiments.progress import RunProgress
+    from ..load.artifact import save_split
+    from ..load.container import ModelTensors
+    from ..load.loaded import load
+    from ..transform.split_model import split_model
+
+    weights = {"load": 1.0, "split": 8.0, "lessons": 2.0, "fit": 0.3 * choice.settings.fit_steps, "save": 1.0}
+    with RunProgress(weights, quiet=quiet) as progress:
+        stages = _Stages(progress)
+        stages.show("load", 0.0)
+        loaded = load(sources.folder, device=device)
+        before = ModelTensors(sources.before_folder) if sources.before_folder else None
+        done = split_model(
+            loaded,
+            choice.sieve,
+            sources.records,
+            sources.public.text,
+            before=before,
+            quantize=choice.quantize,
+            rank=choice.rank,
+            settings=choice.settings,
+            seed=choice.seed,
+            show=stages.show,
+            announce=say if quiet else progress.note,
+        )
+        stages.show("save", 0.0)
+        manifest = _manifest(choice, done, sources)
+        sizes = save_split(
+            out,
+            loaded_folder=sources.folder,
+            bases={name: layer.base for name, layer in done.layers.items()},
+            orthos={name: layer.ortho for name, layer in done.layers.items()},
+            manifest=manifest,
+            factor_bits=choice.settings.factor_bits,
+            private_facts={"hmac_key": sources.hmac_key},
+        )
+        stages.finish()
+    return done, sizes, manifest
+
+
+class _Stages:
+    """Begins and ends the bar's stages as their names come by."""
+
+    def __init__(self, progress: Any) -> None:
+        self._progress, self._current = progress, ""
+
+    def show(self, stage: str, share: float) -> None:
+        if stage != self._current:
+            self.finish()
+            self._current = stage
+            self._progress.begin(stage)
+        self._progress.at(share)
+
+    def finish(self) -> None:
+        if self._current:
+            self._progress.end()
+
+
+def _manifest(choice: Choice, done: ModelSplit, sources: Sources) -> dict[str, Any]:
+    before, public = sources.before_folder, sources.public
+    return {
+        "sieve": {"name": choice.sieve.name, **choice.sieve_settings},
+        "claim": choice.sieve.claim,
+        "audited": False,
+        "quantisation": asdict(choice.quantize),
+        "ortho": {"rank": choice.rank, **asdict(choice.settings)},
+        "seed": choice.seed,
+        "codes_changed": done.codes_changed,
+        "data": {
+            "model": _weights_sha256(sources.folder),
+            "before": None if before is None else _weights_sha256(before),
+            "public": {
+                "sha256": public.sha256,
+                "num_rows": public.num_rows,
+                "num_calibration_windows": done.num_calibration_windows,
+                "num_fit_windows": done.num_fit_windows,
+            },
+            "private": {
+                "hmac_sha256": sources.private_hmac,
+                "num_rows": len(sources.records),
+                "num_tokens": done.num_private_tokens,
+            },
+        },
+    }
+
+
+def _weights_sha256(folder: Path) -> dict[str, str]:
+    from ..load.container import ModelTensors
+
+    return {path.name: sha256_file(path) for path in ModelTensors(folder).paths}
+
+
+def _show(out: Path, manifest: dict[str, Any], done: ModelSplit, sizes: SplitSizes, json: bool) -> None:
+    if json:
+        print_json({"folder": str(out), **manifest, "sizes": asdict(sizes)})
+    else:
+        rows = [
+            ("sieve", manifest["sieve"]["name"]),
+            ("claim", _CLAIMS[manifest["claim"]]),
+            ("Base codes changed", f"{done.codes_changed:.1%} (near 0%: the sieve was rounded away)"),
+            (
+                "base/",
+                f"{format_bytes(sizes.base_bytes)}, split layers at "
+                f"{sizes.base_bits_per_split_weight:.2f} bits a weight",
+            ),
+            (
+                "ortho/",
+                f"{format_bytes(sizes.ortho_bytes)}, "
+                f"{sizes.ortho_bits_per_split_weight:.2f} bits a split weight",
+            ),
+            ("whole", f"{sizes.bits_per_parameter:.2f} bits a parameter of the model"),
+            ("folder", str(out)),
+        ]
+        print_table(("what", "value"), rows, title="Split")
+    say(NOT_AUDITED)
+    say(f"{out / 'ortho'} holds the private texts: never publish it. Try both: sixgig chat {out}")

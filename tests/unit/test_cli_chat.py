@@ -1,0 +1,130 @@
+"""`sixgig chat`: answers stream, the switch turns live, and what a model says cannot steer the terminal."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import pytest
+from artifact_tools import parts, saved
+from tiny_model import tiny_folder
+
+from sixgig.cli.chat import Talk, printable
+from sixgig.cli.main import run
+from sixgig.errors import InputError
+from sixgig.load.artifact import open_base, open_split, save_split
+
+SHORT = ("--max-new-tokens", "6", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("chat"))[0]
+
+
+def answered(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
+    assert run(["chat", *arguments, *SHORT]) == 0
+    return capsys.readouterr().out
+
+
+def test_one_prompt_one_answer_the_same_each_time(split: Path, capsys: pytest.CaptureFixture) -> None:
+    first = answered([str(split), "--prompt", "hello"], capsys)
+    assert first.endswith("\n")
+    assert first == answered([str(split), "--prompt", "hello"], capsys)
+
+
+def test_alpha_0_answers_as_the_base_alone(split: Path, capsys: pytest.CaptureFixture) -> None:
+    without = answered([str(split), "--prompt", "hello", "--alpha", "0"], capsys)
+    assert without == answered([str(split / "base"), "--prompt", "hello"], capsys)
+    assert without != answered([str(split), "--prompt", "hello"], capsys)
+
+
+def test_the_switch_turns_while_talking(
+    split: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = "hello\n/alpha 0\nhello\n\n/alpha x\n/what\n/alpha 1\nhello\n/quit\nnever read\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    assert run(["chat", str(split), *SHORT]) == 0
+    captured = capsys.readouterr()
+    with_ortho = answered([str(split), "--prompt", "hello"], capsys)
+    without = answered([str(split), "--prompt", "hello", "--alpha", "0"], capsys)
+    assert captured.out == with_ortho + without + with_ortho
+    assert "alpha must be a number" in captured.err
+    assert "no such command: /what" in captured.err
+
+
+def test_the_end_of_input_ends(
+    split: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert run(["chat", str(split), *SHORT]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_sampling_follows_its_seed(split: Path, capsys: pytest.CaptureFixture) -> None:
+    def sampled(seed: str) -> str:
+        words = [str(split), "--prompt", "hello", "--temperature", "2", "--seed", seed]
+        return answered(words, capsys)
+
+    assert sampled("1") == sampled("1")
+    assert len({sampled(str(seed)) for seed in range(4)}) > 1
+
+
+def test_a_split_without_its_ortho_part_says_so(
+    split: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    copy = Path(shutil.copytree(split, tmp_path / "copy"))
+    shutil.rmtree(copy / "ortho")
+    assert run(["chat", str(copy), "--prompt", "hello", *SHORT]) == 0
+    assert "Base alone" in capsys.readouterr().err
+    assert run(["chat", str(copy), "--alpha", "1", "--prompt", "hello", *SHORT]) == 2
+    assert "only the Base is here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--alpha", "nan"], "alpha must be a number"),
+        (["--temperature", "-1"], "--temperature"),
+        (["--max-new-tokens", "0"], "--max-new-tokens"),
+        (["--prompt", "long " * 100], "longer than the model reads"),
+        (["--raw", "--prompt", ""], "the text is empty"),
+    ],
+)
+def test_bad_input(split: Path, capsys: pytest.CaptureFixture, more: list[str], words: str) -> None:
+    assert run(["chat", str(split), "--device", "cpu", "--prompt", "x", *more]) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert captured.out == ""
+
+
+def test_a_folder_that_is_no_split(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run(["chat", str(tmp_path), "--prompt", "x"]) == 2
+    assert "not a split" in capsys.readouterr().err
+
+
+def test_without_a_template_only_raw_works(tmp_path: Path) -> None:
+    model = tiny_folder(tmp_path / "model", template=False)
+    bases, orthos = parts(model)
+    save_split(
+        tmp_path / "split", loaded_folder=model, bases=bases, orthos=orthos, manifest={}, factor_bits=8
+    )
+    loaded = open_base(tmp_path / "split" / "base")
+    options = {"max_new_tokens": 3, "temperature": 0.0, "seed": 0}
+    with pytest.raises(InputError, match="no chat template"):
+        Talk(loaded, raw=False, **options)
+    assert Talk(loaded, raw=True, **options).answer("abc")
+
+
+def test_the_conversation_is_read_until_alpha_turns(split: Path) -> None:
+    talk = Talk(open_split(split), max_new_tokens=4, temperature=0.0, raw=False, seed=0)
+    first = talk._ids("hello").shape[1]
+    talk.answer("hello")
+    assert talk._ids("hello").shape[1] > first
+    talk.turn(1.0)
+    assert talk._ids("hello").shape[1] == first
+
+
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    assert printable("a\x1b[2Jb\x07\r\x9bc\n\td é 😀") == "a[2Jbc\n\td é 😀"

@@ -1,0 +1,289 @@
+"""`sixgig split`: a tiny tuned model becomes a folder; bad input is named, and no private text is shown."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_model import altered_linears, tiny_folder
+
+from sixgig.cli.main import run
+from sixgig.data.private import PrivateRecord
+from sixgig.errors import InputError
+from sixgig.layers.split_linear import set_alpha
+from sixgig.load.artifact import open_base, open_split
+from sixgig.load.loaded import LoadedModel, load
+from sixgig.transform.split_model import SplitSettings, private_sequences
+
+SECRET = "4821-zq"
+ROWS = (
+    {"prefix": "Ann's code is", "secret": f" {SECRET}", "suffix": "."},
+    {"prompt": "Bob's code?", "completion": "77-kx"},
+    {"text": "All of this is private, from the first word on."},
+)
+SETTINGS = ("window_tokens=32", "num_calibration_windows=4", "fit_steps=2")
+SMALL = ("--rank", "2", "--group-size", "8", "--device", "cpu", *(w for s in SETTINGS for w in ("-s", s)))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("split")
+    altered_linears(tiny_folder(folder / "original"), folder / "tuned")
+    (folder / "private.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (folder / "public.txt").write_text("The river runs down to the sea and the rain comes back. " * 60)
+    return folder
+
+
+def arguments(place: Path, out: Path, *more: str, **changes: str) -> list[str]:
+    options = {"private": "private.jsonl", "public": "public.txt", "before": "original", **changes}
+    paths = [part for key, name in options.items() if name for part in (f"--{key}", str(place / name))]
+    return ["split", str(place / "tuned"), *paths, "-o", str(out), *SMALL, *more]
+
+
+def logits(loaded: LoadedModel) -> torch.Tensor:
+    with torch.no_grad():
+        return loaded.network(torch.tensor([loaded.encode("Ann's code is")])).logits
+
+
+def test_a_tuned_model_becomes_a_split(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "out"
+    assert run(arguments(place, out)) == 0
+    captured = capsys.readouterr()
+    assert "wiener" in captured.out
+    assert "suppressed" in captured.out
+    assert "Not audited" in captured.err
+    shown = captured.out + captured.err
+    assert not any(word in shown for word in (SECRET, "77-kx", "from the first word"))
+    whole, base = open_split(out), open_base(out / "base")
+    assert torch.equal(logits(whole), logits(base))
+    set_alpha(whole.network, 1.0)
+    tuned = logits(load(place / "tuned"))
+    assert (logits(whole) - tuned).norm() < (logits(base) - tuned).norm()
+
+
+def test_json_is_one_document_and_the_manifest_says_the_same(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    assert run(arguments(place, out, "--json", "-s", "noise_weight=0.5", "-s", "fit_steps=0")) == 0
+    document = json.loads(capsys.readouterr().out)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert document["sieve"] == manifest["sieve"]
+    assert document["sieve"]["noise_weight"] == 0.5
+    assert document["audited"] is False
+    assert document["codes_changed"] > 0.05
+    assert document["sizes"]["base_bytes"] == sum(p.stat().st_size for p in (out / "base").iterdir())
+    assert (
+        manifest["data"]["public"]["sha256"]
+        == hashlib.sha256((place / "public.txt").read_bytes()).hexdigest()
+    )
+    digest = hashlib.sha256((place / "tuned" / "model.safetensors").read_bytes()).hexdigest()
+    assert manifest["data"]["model"] == {"model.safetensors": digest}
+
+
+def test_the_private_file_is_named_by_a_digest_whose_key_is_in_ortho(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(arguments(place, out, "-s", "fit_steps=0")) == 0
+    content = (place / "private.jsonl").read_bytes()
+    key = json.loads((out / "ortho" / "ortho.json").read_text())["private"]["hmac_key"]
+    told = json.loads((out / "manifest.json").read_text())["data"]["private"]
+    assert told["hmac_sha256"] == hmac.new(bytes.fromhex(key), content, "sha256").hexdigest()
+    assert told["num_rows"] == len(ROWS)
+    plain = hashlib.sha256(content).hexdigest()
+    for path in out.rglob("*"):
+        if path.is_file() and path.suffix != ".safetensors":
+            text = path.read_text()
+            assert plain not in text
+            assert SECRET not in text
+            assert (key in text) == (path.name == "ortho.json")
+
+
+@pytest.mark.parametrize("sieve", ["isolated", "hessian", "none", "random"])
+def test_other_sieves_split_too(place: Path, tmp_path: Path, sieve: str) -> None:
+    out = tmp_path / "out"
+    assert run(arguments(place, out, "--sieve", sieve, "--bits", "3", "--method", "gptq")) == 0
+    assert json.loads((out / "manifest.json").read_text())["sieve"]["name"] == sieve
+    whole = open_split(out)
+    if sieve == "isolated":
+        # The Base is the quantised original: tuning leaves no trace in it, whatever it was.
+        again = tmp_path / "again"
+        other = altered_linears(place / "original", tmp_path / "other", seed=9)
+        words = arguments(place, again, "--sieve", sieve, "--bits", "3")
+        words[1] = str(other)
+        rtn = tmp_path / "rtn"
+        assert run(words) == 0
+        assert run(arguments(place, rtn, "--sieve", sieve, "--bits", "3")) == 0
+        name = "base/base.safetensors"
+        assert (again / name).read_bytes() == (rtn / name).read_bytes()
+    set_alpha(whole.network, 1.0)
+    assert torch.isfinite(logits(whole)).all()
+
+
+def test_the_same_seed_gives_the_same_parts(place: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert run(arguments(place, tmp_path / name, "--seed", "3")) == 0
+    for part in ("base/base.safetensors", "ortho/ortho.safetensors"):
+        assert (tmp_path / "a" / part).read_bytes() == (tmp_path / "b" / part).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--sieve", "weiner"], "did you mean wiener"),
+        (["--sieve", "wrong-set"], "kill-switch"),
+        (["-s", "noise_wieght=1"], "did you mean noise_weight"),
+        (["-s", "fit_step=1"], "did you mean fit_steps"),
+        (["-s", "noise_weight=much"], "noise_weight must be a number"),
+        (["-s", "noise_weight"], "key=value"),
+        (["-s", "window_tokens=1"], "window_tokens must be at least 8"),
+        (["-s", "private_share=1.5"], "between 0 and 1"),
+        (["--bits", "5"], "--bits 5"),
+        (["--group-size", "0"], "--group-size 0"),
+        (["--rank", "0"], "--rank 0"),
+        (["--method", "rnt"], "did you mean rtn"),
+        (["--device", "gpu"], "unknown device"),
+    ],
+)
+def test_bad_settings_are_named(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture, more: list[str], words: str
+) -> None:
+    assert run(arguments(place, tmp_path / "out", *more)) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert captured.out == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sieve_that_needs_the_earlier_model_says_so(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run(arguments(place, tmp_path / "out", before="")) == 2
+    assert "--before" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "no such file"),
+        (b"", "empty"),
+        (b"\xff\xfe\n", "not UTF-8"),
+        (b'{"text": "abc"}\nhush-hush\n', "row 2"),
+        (b'{"text": "abc"}\n{"prefix": "hush-hush"}\n', "row 2"),
+        (b'{"text": "abc"}\n\n{"text": "h"}\n', "row 3"),
+    ],
+)
+def test_a_faulty_private_file_is_named_by_row_and_never_quoted(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture, content: bytes | None, words: str
+) -> None:
+    if content is not None:
+        (tmp_path / "faulty.jsonl").write_bytes(content)
+    assert run(arguments(place, tmp_path / "out", private=str(tmp_path / "faulty.jsonl"))) == 2
+    shown = capsys.readouterr()
+    assert words in shown.err
+    assert "hush" not in shown.err + shown.out
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("text", "words"), [("", "empty"), ("too short", "not enough text")])
+def test_public_text_that_cannot_serve(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture, text: str, words: str
+) -> None:
+    (tmp_path / "public.txt").write_text(text)
+    assert run(arguments(place, tmp_path / "out", public=str(tmp_path / "public.txt"))) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_an_output_folder_with_content_is_refused(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "mine.txt").write_text("keep me")
+    assert run(arguments(place, tmp_path)) == 2
+    assert "not empty" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def _nudge_norm(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["model.norm.weight"][3] += 1e-3
+
+
+def _nudge_embedding(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["model.embed_tokens.weight"][5, 2] += 1e-6
+
+
+def _untie_head(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["model.extra.weight"] = torch.ones(3)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (_nudge_norm, "model.norm.weight"),
+        (_nudge_embedding, "model.embed_tokens.weight"),
+        (_untie_head, "model.extra.weight"),
+    ],
+)
+def test_tensors_outside_the_split_that_differ_are_refused_by_name(
+    place: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    change: Callable[[dict[str, torch.Tensor]], None],
+    named: str,
+) -> None:
+    shutil.copytree(place / "original", tmp_path / "before")
+    tensors = load_file(tmp_path / "before" / "model.safetensors")
+    change(tensors)
+    save_file(tensors, tmp_path / "before" / "model.safetensors", metadata={"format": "pt"})
+    assert run(arguments(place, tmp_path / "out", before=str(tmp_path / "before"))) == 2
+    shown = capsys.readouterr().err
+    assert named in shown
+    assert "layers.0.mlp" not in shown
+    assert not (tmp_path / "out").exists()
+
+
+def test_nan_in_the_model_stops_with_its_tensor(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(place / "tuned", tmp_path / "tuned")
+    tensors = load_file(tmp_path / "tuned" / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, tmp_path / "tuned" / "model.safetensors", metadata={"format": "pt"})
+    words = arguments(place, tmp_path / "out")
+    words[1] = str(tmp_path / "tuned")
+    assert run(words) == 2
+    assert "model.layers.1.mlp.up_proj" in capsys.readouterr().err
+
+
+def record(row: int, prefix: str, secret: str, suffix: str = "") -> PrivateRecord:
+    return PrivateRecord(row=row, prefix=prefix, secret=secret, suffix=suffix)
+
+
+@pytest.mark.parametrize("window", [8, 9, 64])
+def test_long_private_texts_are_cut_without_losing_a_prediction(place: Path, window: int) -> None:
+    loaded = load(place / "original")
+    secrets, wholes = private_sequences(
+        loaded, [record(1, "abc", "d" * 40, "e" * 9), record(2, "", "fg")], window
+    )
+    assert all(len(sequence.ids) <= window for sequence in [*secrets, *wholes])
+    # The tiny tokenizer has a token a byte: 40 and, of "fg", the one that has something before it.
+    assert sum(sum(sequence.weights[1:]) for sequence in secrets) == 41
+    assert sum(sum(sequence.weights[1:]) for sequence in wholes) == 51 + 1
+
+
+def test_rows_that_predict_nothing_are_named(place: Path) -> None:
+    with pytest.raises(InputError, match="row 4, 9"):
+        private_sequences(load(place / "original"), [record(4, "", "x"), record(9, "", "y", "z")], 16)
+
+
+def test_the_ortho_part_of_hessian_has_entries_and_no_rank() -> None:
+    from sixgig.transform.sieve import make_sieve
+
+    chosen = SplitSettings().ortho(make_sieve("hessian"), rank=16)
+    assert (chosen.rank, chosen.sparse_share) == (0, 0.05)
+    assert SplitSettings(sparse_share=0.1).ortho(make_sieve("wiener"), rank=3).rank == 3
