@@ -19,8 +19,9 @@ from sixgig.data.private import PrivateRecord
 from sixgig.errors import InputError
 from sixgig.layers.split_linear import set_alpha
 from sixgig.load.artifact import open_base, open_split
-from sixgig.load.loaded import LoadedModel, load
-from sixgig.transform.split_model import SplitSettings, private_sequences
+from sixgig.load.container import ModelTensors
+from sixgig.load.loaded import LoadedModel, linear_layers, load
+from sixgig.transform.split_model import SplitSettings, private_sequences, require_same_elsewhere
 
 SECRET = "4821-zq"
 ROWS = (
@@ -245,6 +246,33 @@ def test_tensors_outside_the_split_that_differ_are_refused_by_name(
     assert named in shown
     assert "layers.0.mlp" not in shown
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_head_of_its_own_is_compared_with_the_embedding_that_was_the_head(
+    place: Path, tmp_path: Path, changed: bool
+) -> None:
+    shutil.copytree(place / "original", tmp_path / "untied")
+    tensors = load_file(tmp_path / "untied" / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    tensors["lm_head.weight"][0, 0] += float(changed)
+    save_file(tensors, tmp_path / "untied" / "model.safetensors", metadata={"format": "pt"})
+    untied, original = ModelTensors(tmp_path / "untied"), ModelTensors(place / "original")
+    names = list(linear_layers(load(place / "original").network))
+    if changed:
+        with pytest.raises(InputError, match="lm_head"):
+            require_same_elsewhere(untied, original, names)
+    else:
+        require_same_elsewhere(untied, original, names)
+        require_same_elsewhere(original, untied, names)
+
+
+def test_what_a_killed_save_left_is_swept_at_the_next_start(place: Path, tmp_path: Path) -> None:
+    left = tmp_path / ".out.sixgig-tmp-999999999" / "ortho"
+    left.mkdir(parents=True)
+    (left / "ortho.safetensors").write_bytes(b"private weights")
+    assert run(arguments(place, tmp_path / "out", private=str(tmp_path / "missing.jsonl"))) == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nan_in_the_model_stops_with_its_tensor(

@@ -12,7 +12,7 @@ import typer
 
 from ..catalogue import resolve
 from ..errors import InputError
-from ..files import sha256_file
+from ..files import sha256_file, sweep_orphans
 from ..hardware import Hardware, probe
 from ..load.fetch import model_folder
 from ..memory import plan
@@ -95,6 +95,7 @@ def split(
     from ..load.artifact import require_empty
 
     require_empty(out)
+    sweep_orphans(out.absolute().parent)  # a killed save leaves private weights in a temporary folder
     records, public_text = read_private(private), read_public(public)
     key = secrets.token_bytes(32)
     private_hmac = hmac.new(key, private.read_bytes(), "sha256").hexdigest()

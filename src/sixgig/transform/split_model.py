@@ -22,6 +22,7 @@ from .sieve import Sieve
 from .split import PUBLIC, Arm, LayerSplit, OrthoConfig, QuantizeConfig, split_layers_of
 
 _ARM, _PRIVATE, _BEFORE = "split", "private", "before"
+_HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 _HESSIAN_SHARE = 0.05  # of a layer's entries, where the Ortho part is the sieve's own choice of them
 _MAX_NAMED = 10
 
@@ -159,12 +160,15 @@ def require_same_elsewhere(model: ModelTensors, before: ModelTensors, layer_name
     """Raises InputError naming the tensors, other than the split layers' weights, that differ.
 
     They go into the Base as they are, so what private data changed in them would be published. Values are
-    compared in the type that `model` stores; a tied head counts as the embedding it repeats.
+    compared in the type that `model` stores.
     """
     split = {f"{name}.weight" for name in layer_names}
-    others = (model.names | before.names) - split - {"lm_head.weight"}
-    both_heads = {"lm_head.weight"} & model.names & before.names
-    differing = [name for name in sorted(others | both_heads) if not _is_same(model, before, name)]
+    others = (model.names | before.names) - split - {_HEAD}
+    differing = [name for name in sorted(others) if not _is_same(model, name, before, name)]
+    if _HEAD in model.names:
+        # A model that stores no head uses its embedding as one.
+        earlier = _HEAD if _HEAD in before.names else _EMBEDDING
+        differing += [] if _is_same(model, _HEAD, before, earlier) else [_HEAD]
     if differing:
         named = ", ".join(differing[:_MAX_NAMED]) + (" ..." if len(differing) > _MAX_NAMED else "")
         raise InputError(
@@ -173,20 +177,20 @@ def require_same_elsewhere(model: ModelTensors, before: ModelTensors, layer_name
             received=named,
             todo="train the linear layers alone; memories in these tensors would be published with the Base",
         )
-    wrong = [name for name in sorted(split) if not _is_same_shape(model, before, name)]
+    wrong = [name for name in sorted(split) if not _is_same_shape(model, name, before, name)]
     if wrong:
         raise InputError("--before is another model", received=f"{wrong[0]} is missing or of another shape")
 
 
-def _is_same_shape(model: ModelTensors, before: ModelTensors, name: str) -> bool:
-    return name in model.names & before.names and model.shape(name) == before.shape(name)
+def _is_same_shape(model: ModelTensors, name: str, before: ModelTensors, earlier: str) -> bool:
+    return name in model.names and earlier in before.names and model.shape(name) == before.shape(earlier)
 
 
-def _is_same(model: ModelTensors, before: ModelTensors, name: str) -> bool:
-    if not _is_same_shape(model, before, name):
+def _is_same(model: ModelTensors, name: str, before: ModelTensors, earlier: str) -> bool:
+    if not _is_same_shape(model, name, before, earlier):
         return False
     now = model.get(name)
-    return bool((before.get(name).to(now.dtype) == now).all())
+    return bool((before.get(earlier).to(now.dtype) == now).all())
 
 
 def private_sequences(
