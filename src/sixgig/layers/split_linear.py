@@ -9,7 +9,7 @@ part, so it equals the Base alone bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +36,14 @@ class OrthoPart:
     up_Or: Tensor
     down_rI: Tensor
     sparse: SparsePart | None = None
+
+    @property
+    def shapes(self) -> set[tuple[int, ...]]:
+        """The shapes [O, I] that the parts are made for; a sound part has one."""
+        ranks = (self.up_Or.shape[1], self.down_rI.shape[0])
+        product = (self.up_Or.shape[0], self.down_rI.shape[1])
+        found = {product if ranks[0] == ranks[1] else (product[0], *ranks, product[1])}
+        return found if self.sparse is None else found | {self.sparse.shape}
 
     def dense(self) -> Tensor:
         """U V + S in fp32 [O, I]."""
@@ -84,14 +92,13 @@ class SplitLinear(nn.Module):
 
     def attach(self, ortho: OrthoPart | None) -> None:
         """Puts an Ortho part in place, or takes it out (None). alpha decides how much of it counts."""
-        if ortho is not None:
-            shape = (ortho.up_Or.shape[0], ortho.down_rI.shape[1])
-            if shape != (self.out_features, self.in_features):
-                raise InputError(
-                    "Ortho part of another layer",
-                    expected=f"shape {(self.out_features, self.in_features)}",
-                    received=f"shape {shape}",
-                )
+        expected = (self.out_features, self.in_features)
+        if ortho is not None and ortho.shapes != {expected}:
+            raise InputError(
+                "Ortho part of another layer",
+                expected=f"shape {expected}",
+                received=f"shapes {sorted(ortho.shapes)}",
+            )
         self.ortho = ortho
         self._forget()
 
@@ -136,18 +143,35 @@ class SplitLinear(nn.Module):
     def _forget(self) -> None:
         self._dense_OI, self._factors, self._dense_is_for = None, None, None
 
-    def _apply(self, fn, recurse: bool = True):  # moving the module moves what is not a buffer too
+    def _apply(self, fn, recurse: bool = True):
+        # Both parts follow to another device but keep their types: rounding the scales to bf16 would make
+        # another Base. What is computed in the activations' type is made anew from them.
         self._forget()
+        scales_OG = _moved(fn, self.scales_OG)
         if self.ortho is not None:
             sparse = self.ortho.sparse
             moved = sparse and SparsePart(
-                positions_k=fn(sparse.positions_k), values_k=fn(sparse.values_k), shape=sparse.shape
+                positions_k=fn(sparse.positions_k), values_k=_moved(fn, sparse.values_k), shape=sparse.shape
             )
-            self.ortho = OrthoPart(up_Or=fn(self.ortho.up_Or), down_rI=fn(self.ortho.down_rI), sparse=moved)
-        return super()._apply(fn, recurse)
+            self.ortho = OrthoPart(
+                up_Or=_moved(fn, self.ortho.up_Or), down_rI=_moved(fn, self.ortho.down_rI), sparse=moved
+            )
+        super()._apply(fn, recurse)
+        self.scales_OG = scales_OG
+        return self
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        self._forget()
+        super()._load_from_state_dict(*args, **kwargs)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bits={self.bits}, group_size={self.group_size}"
+
+
+def _moved(fn: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+    """`tensor` where `fn` puts it, in its own type: `fn` sees its bits as integers, which no cast touches."""
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    return fn(tensor.view(integers)).view(tensor.dtype)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
