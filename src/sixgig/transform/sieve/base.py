@@ -35,8 +35,9 @@ class InputStatistics:
         """
         key = (noise_weight, damping)
         if key not in self._solved:
-            private_II = self.require_private("wiener")
-            total_II = private_II + noise_weight * self.public_II
+            # fp64: inputs of a layer may differ in size by 10^4 and more, and their squares twice as far.
+            private_II = self.require_private("wiener").double()
+            total_II = private_II + noise_weight * self.public_II.double()
             total_II.diagonal().add_(damping * float(total_II.diagonal().mean()))
             factor_II, failed = torch.linalg.cholesky_ex(total_II)
             if int(failed):
@@ -46,7 +47,7 @@ class InputStatistics:
                     todo="raise the sieve's damping",
                 )
             # (A_f T^-1)^T = T^-1 A_f, both being symmetric.
-            self._solved[key] = torch.cholesky_solve(private_II, factor_II).T
+            self._solved[key] = torch.cholesky_solve(private_II, factor_II).T.float()
         return self._solved[key]
 
 
