@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from sixgig.errors import InputError, UnknownNameError
 from sixgig.files import read_json, read_text, write_text
@@ -219,14 +220,9 @@ def help_of(words: Sequence[str]) -> str:
     """The help of one verb, at a fixed width and without colours."""
     from sixgig.cli.main import run
 
-    before = {name: os.environ.get(name) for name in ("COLUMNS", "NO_COLOR")}
-    os.environ.update(COLUMNS=HELP_COLUMNS, NO_COLOR="1")
-    try:
-        with contextlib.redirect_stdout(io.StringIO()) as out:
-            status = run([*words, "--help"])
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    fixed = mock.patch.dict(os.environ, COLUMNS=HELP_COLUMNS, NO_COLOR="1")
+    with fixed, contextlib.redirect_stdout(io.StringIO()) as out:
+        status = run([*words, "--help"])
     if status:
         raise InputError("a command has no help", received=f"exit status {status}", where=" ".join(words))
     return "\n".join(line.rstrip() for line in out.getvalue().strip().split("\n"))
