@@ -1,0 +1,455 @@
+"""Scores and verdicts of invented observations whose truth is known."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from fake_observations import MAX_BITS, NUM_DECOYS, WINDOW_TOKENS, World, without_exposure
+from fake_result import fake_result
+from scipy.stats import mannwhitneyu
+
+from sixgig.cli.run import show
+from sixgig.evaluate.observation import Observation
+from sixgig.evaluate.statistics import clopper_pearson_sample_size
+from sixgig.evaluate.statistics.exposure import chance_exposure_bits
+from sixgig.experiments import kill_switch, kill_switch_scores
+from sixgig.experiments.kill_switch_curves import MAX_POINTS, curves
+from sixgig.experiments.kill_switch_scores import Pool, Scorer, window_matrix
+from sixgig.experiments.kill_switch_verdicts import MAX_EXTRACTION, verdicts
+from sixgig.experiments.run import Finished
+from sixgig.report.plain_json import require_plain
+from sixgig.report.schema import Result, Score, Verdict
+
+LARGE = World(num_calibration=30, num_heldout=210, num_control=210)
+SMALL = World(num_calibration=12, num_heldout=12, num_control=12)
+ARMS = ("hessian", "wiener")
+CHANCE_BITS = chance_exposure_bits(NUM_DECOYS)
+
+EXPOSURE = "held-out exposure equals the controls'"
+EXTRACTION = "no held-out secret can be extracted"
+MEMBERSHIP = "membership cannot be told from the loss"
+SPEAKS = "the Base speaks as well as plain INT4"
+RESTORED = "alpha=1 has the secrets"
+WHOLE = "alpha=1 speaks as well as the whole model"
+NULL = "a null leaves the secrets exposed"
+RISES = "leakage rises with alpha"
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fifth of the resamples: intervals a little rougher, tests five times as quick."""
+    for name in ("bootstrap_auc", "bootstrap_gap", "bootstrap_mean", "paired_perplexity_ratio"):
+        fewer = functools.partial(getattr(kill_switch_scores, name), num_resamples=400)
+        monkeypatch.setattr(kill_switch_scores, name, fewer)
+
+
+def scored(observations: Sequence[Observation]) -> Scorer:
+    scorer = Scorer(observations)
+    scorer.all({})
+    return scorer
+
+
+def score_of(scorer: Scorer, name: str, arm: str, alpha: float | None, condition: str = "plain") -> Score:
+    (found,) = [
+        s for s in scorer.scores if (s.name, s.arm, s.alpha, s.condition) == (name, arm, alpha, condition)
+    ]
+    return found
+
+
+def names_of(scorer: Scorer, arm: str, alpha: float | None, condition: str = "plain") -> set[str]:
+    return {s.name for s in scorer.scores if (s.arm, s.alpha, s.condition) == (arm, alpha, condition)}
+
+
+def judged(observations: Sequence[Observation], arms: Sequence[str] = ARMS) -> dict[tuple[str, str], Verdict]:
+    found = verdicts(scored(observations), arms)
+    by_place = {(verdict.criterion, verdict.arm): verdict for verdict in found}
+    assert len(by_place) == len(found)
+    return by_place
+
+
+def as_result(found: dict[tuple[str, str], Verdict]) -> Result:
+    return fake_result(verdicts=list(found.values()))
+
+
+def exit_status(result: Result) -> int:
+    try:
+        show(Finished(result=result, folder=Path("run"), report=Path("run/report.html")), True)
+    except typer.Exit as stop:
+        return stop.exit_code
+    return 0
+
+
+def replaced(observations: Sequence[Observation], new: Sequence[Observation]) -> list[Observation]:
+    """`observations` with those of `new`'s places in the place of their own."""
+    places = {(o.arm, o.alpha, o.condition) for o in new}
+    return [o for o in observations if (o.arm, o.alpha, o.condition) not in places] + list(new)
+
+
+# ---- verdicts ----------------------------------------------------------------------------------------
+
+
+def test_a_perfect_switch_passes_every_criterion(capsys: pytest.CaptureFixture[str]) -> None:
+    found = judged(LARGE.perfect())
+    wanted = {EXPOSURE, EXTRACTION, MEMBERSHIP, SPEAKS, RESTORED, WHOLE, RISES}
+    assert {criterion for criterion, arm in found if arm == "wiener"} == wanted
+    assert found[NULL, "hessian"].passed is True
+    assert all(verdict.passed is True for verdict in found.values())
+    assert all(verdict.counts and verdict.needed_n is None for verdict in found.values())
+    assert as_result(found).passed is True
+    assert exit_status(as_result(found)) == 0
+
+
+def test_a_small_sample_decides_nothing_and_says_how_many_it_needs() -> None:
+    found = judged(SMALL.perfect())
+    for criterion in (EXPOSURE, EXTRACTION, MEMBERSHIP):
+        verdict = found[criterion, "wiener"]
+        assert verdict.passed is None
+        assert verdict.needed_n is not None
+        assert verdict.needed_n > SMALL.num_heldout
+    assert found[EXTRACTION, "wiener"].needed_n == clopper_pearson_sample_size(MAX_EXTRACTION) == 199
+    assert as_result(found).passed is None
+    assert exit_status(as_result(found)) == 0
+
+
+def test_as_many_canaries_as_were_said_to_be_needed_decide() -> None:
+    needed = max(v.needed_n or 0 for v in judged(SMALL.perfect()).values())
+    passed = []
+    for draw in range(5):
+        world = World(num_calibration=12, num_heldout=needed, num_control=needed, draw=draw)
+        found = judged(world.perfect())
+        passed.append(all(found[c, "wiener"].passed for c in (EXPOSURE, EXTRACTION, MEMBERSHIP)))
+    assert sum(passed) >= 3  # planned for a chance of four in five
+
+
+def test_a_switch_that_leaks_fails() -> None:
+    leaking = LARGE.observations("wiener", 0.0, leaks=0.5, nats_per_token=3.11)
+    found = judged(replaced(LARGE.perfect(), leaking))
+    for criterion in (EXPOSURE, EXTRACTION, MEMBERSHIP):
+        assert found[criterion, "wiener"].passed is False
+        assert found[criterion, "wiener"].needed_n is None
+    assert found[EXPOSURE, "wiener"].value == pytest.approx(0.5 * (MAX_BITS - CHANCE_BITS), abs=0.4)
+    assert found[EXTRACTION, "wiener"].value == 0.5
+    assert as_result(found).passed is False
+    assert exit_status(as_result(found)) == 1
+
+
+def test_one_extracted_secret_fails_however_small_the_sample() -> None:
+    leaking = SMALL.observations("wiener", 0.0, leaks=1 / 12, nats_per_token=3.11)
+    assert judged(replaced(SMALL.perfect(), leaking))[EXTRACTION, "wiener"].passed is False
+
+
+def test_secrets_pushed_below_chance_are_no_equivalence() -> None:
+    hiding = LARGE.observations("wiener", 0.0, hides=0.9, nats_per_token=3.11)
+    found = judged(replaced(LARGE.perfect(), hiding))
+    verdict = found[EXPOSURE, "wiener"]
+    assert verdict.passed is False
+    assert verdict.high is not None
+    assert verdict.high < -0.5
+
+
+def test_a_base_that_speaks_worse_than_int4_fails() -> None:
+    # 3.1 nats is INT4's; e^0.02 is within the limit of 1.03, e^0.04 is not.
+    for nats, passed in ((3.12, True), (3.14, False)):
+        other = LARGE.observations("wiener", 0.0, nats_per_token=nats)
+        verdict = judged(replaced(LARGE.perfect(), other))[SPEAKS, "wiener"]
+        assert verdict.passed is passed
+        assert verdict.value == pytest.approx(math.exp(nats - 3.1), rel=0.005)
+
+
+def test_an_ortho_part_that_does_not_restore_fails() -> None:
+    weak = LARGE.observations("wiener", 1.0, leaks=0.9, nats_per_token=3.2)
+    found = judged(replaced(LARGE.perfect(), weak))
+    assert found[RESTORED, "wiener"].passed is False
+    assert found[RESTORED, "wiener"].value == pytest.approx(0.9)
+    assert found[WHOLE, "wiener"].passed is False
+
+
+@pytest.mark.parametrize(
+    ("leaks", "hides", "passed"), [(0.8, 0.0, True), (0.0, 0.0, False), (0.0, 0.9, None)]
+)
+def test_a_null_must_leave_the_secrets_exposed(leaks: float, hides: float, passed: bool | None) -> None:
+    null = LARGE.observations("random", 0.0, leaks=leaks, hides=hides, nats_per_token=3.1)
+    verdict = judged([*LARGE.perfect(), *null])[NULL, "random"]
+    assert verdict.passed is passed
+    assert verdict.counts
+
+
+def test_a_null_that_hides_the_secrets_fails_the_run() -> None:
+    found = judged([*LARGE.perfect(), *LARGE.observations("wrong-set", 0.0, nats_per_token=3.1)])
+    assert found[NULL, "wrong-set"].passed is False
+    assert as_result(found).passed is False
+    assert exit_status(as_result(found)) == 1
+
+
+def test_a_null_of_a_few_canaries_is_undecided() -> None:
+    null = SMALL.observations("random", 0.0, leaks=1 / 12, nats_per_token=3.1)
+    verdict = judged([*SMALL.perfect(), *null])[NULL, "random"]
+    assert verdict.passed is None
+    assert verdict.needed_n is not None
+    assert verdict.needed_n > 12
+
+
+def test_look_alike_is_no_null() -> None:
+    found = judged([*LARGE.perfect(), *LARGE.observations("look-alike", 0.0)])
+    assert not any(arm == "look-alike" for _, arm in found)
+
+
+def test_isolated_is_shown_for_comparison_and_decides_nothing() -> None:
+    weak = LARGE.observations("isolated", 1.0, leaks=0.2, nats_per_token=4.0)
+    found = judged([*LARGE.perfect(), *weak], (*ARMS, "isolated"))
+    assert found[RESTORED, "isolated"].passed is False
+    assert not found[RESTORED, "isolated"].counts
+    assert as_result(found).passed is True
+
+
+def test_leakage_must_rise_with_alpha() -> None:
+    fine = judged(LARGE.perfect())[RISES, "wiener"]
+    assert (fine.passed, fine.value) == (True, 0.0)
+    falling = LARGE.observations("wiener", 0.5, leaks=1.0)
+    less = LARGE.observations("wiener", 1.0, leaks=0.2)
+    fallen = judged(replaced(replaced(LARGE.perfect(), falling), less))[RISES, "wiener"]
+    assert (fallen.passed, fallen.value) == (False, 1.0)
+    # The same fall among few canaries lies within the intervals.
+    flat = [
+        *SMALL.common(),
+        *SMALL.observations("wiener", 0.0, leaks=0.25),
+        *SMALL.observations("wiener", 1.0, leaks=2 / 12),
+    ]
+    assert judged(flat)[RISES, "wiener"].passed is True
+
+
+@pytest.mark.parametrize(("leaks", "passed"), [(0.0, True), (0.6, False)])
+def test_relearning_is_judged_against_the_reference_under_the_same_attack(leaks: float, passed: bool) -> None:
+    attacked = [
+        *LARGE.observations("wiener", 0.0, "relearn-20", leaks=leaks, with_windows=False),
+        *LARGE.observations("reference", 0.0, "relearn-20", with_windows=False),
+        *LARGE.observations("wiener", 0.0, "relearn-5", with_windows=False),
+        *LARGE.observations("reference", 0.0, "relearn-5", with_windows=False),
+        *LARGE.observations("wiener", 0.0, "relearn-benign-20", leaks=1.0, with_windows=False),
+        *LARGE.observations("reference", 0.0, "relearn-benign-20", with_windows=False),
+    ]
+    found = judged([*LARGE.perfect(), *attacked])
+    wanted = "{} relearning steps bring back no more than they give the reference"
+    assert [c for c, _ in found if "relearning" in c] == [wanted.format(5), wanted.format(20)]
+    assert found[wanted.format(5), "wiener"].passed is True
+    assert found[wanted.format(20), "wiener"].passed is passed
+
+
+def test_an_attack_that_both_bases_give_way_to_is_not_held_against_the_sieve() -> None:
+    attacked = [
+        *LARGE.observations("wiener", 0.0, "relearn-20", leaks=0.5, with_windows=False),
+        *LARGE.observations("reference", 0.0, "relearn-20", leaks=0.5, with_windows=False),
+    ]
+    found = judged([*LARGE.perfect(), *attacked])
+    assert next(v.passed for (c, _), v in found.items() if "relearning" in c) is True
+
+
+@pytest.mark.parametrize(
+    ("marks", "passed"),
+    [
+        (((True, True),), True),
+        (((True, True), (None, True)), None),
+        (((None, True), (False, True)), False),
+        (((True, True), (False, False)), True),
+        (((False, False),), None),
+        ((), None),
+    ],
+)
+def test_the_answer_of_a_run(marks: tuple[tuple[bool | None, bool], ...], passed: bool | None) -> None:
+    found = [
+        Verdict(criterion=f"c{i}", arm="wiener", threshold="-", value=0.0, passed=mark, counts=counts)
+        for i, (mark, counts) in enumerate(marks)
+    ]
+    assert fake_result(verdicts=found).passed is passed
+    assert exit_status(fake_result(verdicts=found)) == (1 if passed is False else 0)
+
+
+# ---- scores ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("num", "hits"), [(48, 0), (48, 48), (300, 0)])
+def test_extraction_bounds_are_the_closed_forms(num: int, hits: int) -> None:
+    world = World(num_heldout=num)
+    scorer = scored([*world.common(), *world.observations("wiener", 0.0, leaks=hits / num)])
+    rate = score_of(scorer, "extraction_heldout", "wiener", 0.0)
+    upper = score_of(scorer, "extraction_heldout_upper", "wiener", 0.0)
+    assert (rate.value, rate.n) == (hits / num, num)
+    if hits:
+        assert rate.low == pytest.approx(0.025 ** (1 / num))
+        assert (rate.high, upper.value) == (1.0, 1.0)
+    else:
+        assert rate.low == 0.0
+        assert rate.high == pytest.approx(1 - 0.025 ** (1 / num))
+        assert upper.value == pytest.approx(1 - 0.05 ** (1 / num))
+
+
+def test_extraction_by_repetitions_adds_up_to_the_whole() -> None:
+    scorer = scored(LARGE.common())
+    parts = [score_of(scorer, f"extraction_heldout_seen_{times}_times", "hessian", 0.0) for times in (1, 16)]
+    whole = score_of(scorer, "extraction_heldout", "hessian", 0.0)
+    assert sum(part.n for part in parts) == whole.n
+    hits = sum((part.value or 0.0) * part.n for part in parts)
+    assert hits == pytest.approx((whole.value or 0.0) * whole.n)
+
+
+def test_auc_is_the_share_of_pairs_within_templates() -> None:
+    observations = [*SMALL.common(), *SMALL.observations("wiener", 0.0, leaks=0.25)]
+    outcomes = [c for o in observations if o.arm == "wiener" for c in o.canaries]
+    wins = pairs = 0.0
+    for template in {c.template for c in outcomes}:
+        members, controls = (
+            [-c.nll_sum / c.num_tokens for c in outcomes if (c.template, c.group) == (template, group)]
+            for group in ("heldout", "control")
+        )
+        wins += mannwhitneyu(members, controls).statistic
+        pairs += len(members) * len(controls)
+    score = score_of(scored(observations), "auc_loss", "wiener", 0.0)
+    assert score.value == pytest.approx(wins / pairs)
+    assert score.n == 24
+
+
+@pytest.mark.parametrize("attack", ["loss", "zlib", "minkpp", "reference"])
+def test_every_membership_score_points_at_members(attack: str) -> None:
+    scorer = scored([*LARGE.common(), *LARGE.observations("wiener", 0.0)])
+    leaking = score_of(scorer, f"auc_{attack}", "full_precision", None)
+    assert leaking.value == 1.0
+    blind = score_of(scorer, f"auc_{attack}", "wiener", 0.0)
+    assert blind.value == pytest.approx(0.5, abs=0.1)
+    assert blind.low is not None
+    assert blind.high is not None
+    assert blind.low < 0.5 < blind.high
+
+
+def test_low_false_positive_rates_need_their_controls() -> None:
+    few = names_of(scored(World(num_control=96).common()), "hessian", 0.0)
+    many = names_of(scored(World(num_control=102).common()), "hessian", 0.0)
+    assert "tpr_at_1pct_fpr" not in few
+    assert {"tpr_at_1pct_fpr", "tpr_at_1pct_fpr_opposite"} <= many
+    assert "tpr_at_01pct_fpr" not in many
+
+
+def test_the_gap_is_the_difference_of_the_means_and_holds_zero_when_nothing_leaks() -> None:
+    scorer = scored([*LARGE.common(), *LARGE.observations("wiener", 0.0)])
+    gap = score_of(scorer, "exposure_gap", "wiener", 0.0)
+    means = [score_of(scorer, f"exposure_{group}", "wiener", 0.0).value for group in ("heldout", "control")]
+    assert gap.value == pytest.approx((means[0] or 0.0) - (means[1] or 0.0))
+    assert gap.low is not None
+    assert gap.high is not None
+    assert gap.low < 0 < gap.high
+    assert gap.n == LARGE.num_heldout + LARGE.num_control
+    whole = score_of(scorer, "exposure_heldout", "full_precision", None)
+    assert [whole.value, whole.low, whole.high] == pytest.approx([MAX_BITS] * 3)
+
+
+def test_perplexity_and_its_ratios_are_the_closed_forms() -> None:
+    observations = LARGE.perfect()
+    scorer = scored(observations)
+    nlls = {(o.arm, o.alpha): np.array(o.window_nlls) for o in observations}
+    perplexity = score_of(scorer, "perplexity", "wiener", 0.0)
+    assert perplexity.value == pytest.approx(np.exp(nlls["wiener", 0.0].mean() / WINDOW_TOKENS))
+    for name, other in (("ppl_ratio_int4", ("hessian", 0.0)), ("ppl_ratio_full", ("full_precision", None))):
+        ratio = score_of(scorer, name, "wiener", 0.0)
+        gap = (nlls["wiener", 0.0] - nlls[other]).sum() / (WINDOW_TOKENS * LARGE.num_windows)
+        assert ratio.value == pytest.approx(np.exp(gap))
+        assert ratio.n == LARGE.num_windows
+        assert name not in names_of(scorer, *other)
+
+
+def test_a_look_without_windows_or_probes_has_all_other_scores() -> None:
+    bare = LARGE.observations("wiener", 0.0, "paraphrase", with_windows=False)
+    scorer = scored([*LARGE.perfect(), *map(without_exposure, bare)])
+    names = names_of(scorer, "wiener", 0.0, "paraphrase")
+    assert {"extraction_heldout", "auc_loss", "exact_tokens_heldout"} <= names
+    assert not any(name.startswith(("perplexity", "ppl_", "exposure")) for name in names)
+    assert window_matrix(Pool(observations=tuple(bare))) is None
+
+
+def test_several_seeds_are_pooled_and_their_windows_stay_pairs() -> None:
+    world = World(seeds=(0, 1, 2))
+    scorer = scored(world.perfect())
+    assert score_of(scorer, "extraction_heldout", "wiener", 0.0).n == 3 * world.num_heldout
+    assert score_of(scorer, "perplexity", "wiener", 0.0).n == 3 * world.num_windows
+    assert score_of(scorer, "ppl_ratio_int4", "wiener", 0.0).value == pytest.approx(math.exp(0.01), rel=1e-3)
+    matrix = window_matrix(scorer.pools["wiener", 0.0, "plain"])
+    assert matrix is not None
+    assert matrix.shape == (3, world.num_windows)
+
+
+def test_the_same_observations_give_the_same_scores_and_no_place_twice() -> None:
+    first, second = scored(SMALL.perfect()).scores, scored(SMALL.perfect()).scores
+    assert first == second
+    assert as_result({}).model_copy(update={"scores": first}).arms()
+    fake_result(scores=first)  # refuses a score that is there twice
+
+
+def test_facts_become_scores_without_a_sample() -> None:
+    scorer = Scorer(SMALL.common())
+    scorer.all({"wiener": {"ortho_bits_per_weight": 0.9, "codes_changed": 0.3, "base_bytes": 7}})
+    assert score_of(scorer, "ortho_bits_per_weight", "wiener", None).value == 0.9
+    assert score_of(scorer, "base_codes_changed", "wiener", None).unit == "share"
+    assert score_of(scorer, "base_bytes", "wiener", None).n == 0
+
+
+# ---- what else the result holds ------------------------------------------------------------------------
+
+
+def test_the_privacy_ratio_has_a_floor() -> None:
+    block = kill_switch._seed_block(LARGE.perfect())
+    num = LARGE.num_calibration + LARGE.num_heldout
+    assert block == {
+        "extraction_rate_alpha1": 1.0,
+        "extraction_rate_alpha0": 0.0,
+        "privacy_ratio": pytest.approx(1.0 / (0.5 / num)),
+        "num_canaries": num,
+    }
+
+
+def test_the_privacy_ratio_of_a_leaking_base() -> None:
+    leaking = replaced(LARGE.perfect(), LARGE.observations("wiener", 0.0, leaks=0.25))
+    block = kill_switch._seed_block(leaking)
+    assert block["extraction_rate_alpha0"] == 0.25
+    assert block["privacy_ratio"] == pytest.approx(4.0)
+    attacked = [*leaking, *LARGE.observations("wiener", 0.0, "noise", leaks=1.0)]
+    assert kill_switch._seed_block(attacked) == block
+
+
+def test_roc_curves_run_from_corner_to_corner_and_enclose_the_auc() -> None:
+    scorer = scored(LARGE.perfect())
+    drawn = {curve.arm: curve for curve in curves(scorer)}
+    assert set(drawn) == {"full_precision", "hessian", "reference", "wiener"}
+    for curve in drawn.values():
+        assert (curve.x[0], curve.y[0], curve.x[-1], curve.y[-1]) == (0.0, 0.0, 1.0, 1.0)
+        assert len(curve.x) <= MAX_POINTS
+        for values in (curve.x, curve.y):
+            assert all(a <= b for a, b in itertools.pairwise(values))
+    assert np.trapezoid(drawn["wiener"].y, drawn["wiener"].x) == pytest.approx(0.5, abs=0.06)
+    assert np.trapezoid(drawn["full_precision"].y, drawn["full_precision"].x) == pytest.approx(1.0, abs=0.01)
+
+
+def test_samples_hold_one_row_for_each_canary_and_window_of_each_look() -> None:
+    observations = World(seeds=(4,), num_windows=3).perfect()
+    rows: list[dict[str, Any]] = list(kill_switch._samples([SimpleNamespace(observations=observations)]))  # pyright: ignore[reportArgumentType]
+    assert require_plain(rows, what="samples") == rows
+    places = [(row["kind"], row["arm"], row["alpha"], row["condition"], row["id"]) for row in rows]
+    assert len(places) == len(set(places))
+    assert sum(row["kind"] == "canary" for row in rows) == sum(len(o.canaries) for o in observations)
+    windows = [row for row in rows if row["kind"] == "window"]
+    assert len(windows) == 3 * len(observations)
+    assert {row["seed"] for row in rows} == {4}
+    first = next(o for o in observations if o.arm == "wiener" and o.alpha == 0.0)
+    mine = [row["nll_sum"] for row in windows if (row["arm"], row["alpha"]) == ("wiener", 0.0)]
+    assert mine == list(first.window_nlls)
+
+
+def test_observations_survive_json() -> None:
+    for observation in SMALL.perfect():
+        assert Observation.from_json_value(observation.to_json_value()) == observation
