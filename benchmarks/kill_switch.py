@@ -154,7 +154,7 @@ def restored_figures(result: Result, arm: str) -> list[dict[str, Any]]:
     known = [part for part in parts if part is not None and part.value is not None]
     if known:
         num = sum(part.n for part in known)
-        value = sum((part.value or 0.0) * part.n for part in known) / num
+        value = sum(part.value * part.n for part in known if part.value is not None) / num
         met = value >= 0.97 if arm == "wiener" else None
         found.append(
             figure(label(arm, "alpha1_extraction"), value, "share", "at least 0.97", met, n=num, arm=arm)
@@ -174,10 +174,12 @@ def restored_figures(result: Result, arm: str) -> list[dict[str, Any]]:
 def from_score(
     name: str, score: Score, arm: str, target: str | None, holds: Any, note: str = ""
 ) -> dict[str, Any]:
+    if score.value is None:
+        raise SystemExit(f"{score.name} of {arm} has no value: {score.note}")
     met = bool(holds(score)) if holds is not None and arm == "wiener" else None
     return figure(
         name,
-        score.value or 0.0,
+        score.value,
         score.unit,
         target,
         met,

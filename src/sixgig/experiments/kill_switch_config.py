@@ -54,9 +54,9 @@ class KillSwitchConfig:
     num_test_windows: int = 24
 
     # Planting.
-    plant_learning_rate: float = 8e-4
-    plant_private_per_step: int = 8
-    plant_public_per_step: int = 2
+    plant_learning_rate: float = 1e-3
+    plant_private_per_step: int = 12
+    plant_public_per_step: int = 1
     train_reference: bool = False  # else the reference is the original model
 
     # Splitting.

@@ -6,6 +6,7 @@ original -> plant -> reference -> full precision -> split -> for each arm: resto
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -88,7 +89,7 @@ class SeedRun:
     def __post_init__(self) -> None:
         self.canaries = make_canaries(self.config.canary_plan(), self.seed)
         self.groups: dict[str, list[Canary]] = {}
-        for canary in self.canaries:
+        for canary in _families_in_turn(self.canaries):
             self.groups.setdefault(canary.group, []).append(canary)
         self._probes: dict[str, Continuations] = {}
         self._lessons: list[Lesson] | None = None
@@ -459,6 +460,16 @@ class SeedRun:
     def _announce(self, message: str) -> None:
         self.run.log("fallback", message=message)
         self.progress.note(message)
+
+
+def _families_in_turn(canaries: Sequence[Canary]) -> list[Canary]:
+    """Every group's families by turns, so that its first few canaries are no single family's."""
+    seen: Counter[tuple[str, str]] = Counter()
+    turns: list[tuple[int, Canary]] = []
+    for canary in canaries:
+        turns.append((seen[canary.group, canary.family], canary))
+        seen[canary.group, canary.family] += 1
+    return [canary for _, canary in sorted(turns, key=lambda turn: turn[0])]
 
 
 def _split_facts(layers: Mapping[str, LayerSplit]) -> dict[str, float]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,15 +51,16 @@ def load(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-        output_loading_info=True,
-        attn_implementation="sdpa",
-    )
+    with _without_bars():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            attn_implementation="sdpa",
+        )
     network, loading = loaded
     missing = sorted(loading["missing_keys"])
     if missing:
@@ -69,8 +73,24 @@ def load(
     check_finite(network)
     network.eval().requires_grad_(False)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    # Corpora are encoded whole and cut into windows afterwards, so the model's context is no limit here.
+    tokenizer.model_max_length = sys.maxsize
     device = torch.device(device)
     return LoadedModel(network=network.to(device), tokenizer=tokenizer, folder=folder, device=device)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """transformers' own bars off: this project shows its progress itself."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def check_finite(network: nn.Module) -> None:

@@ -6,11 +6,11 @@ Order matters: M leaves before quantising. Taken out afterwards it would vanish 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.batches import TokenBatch
 from ..errors import InputError, NumericalError
@@ -86,34 +86,54 @@ def split_layers_of(
     """
     _check_needs(arms, text_sets, before)
     linears = linear_layers(loaded.network)
+    _check_weights(linears)
     results: dict[str, dict[str, LayerSplit]] = {name: {} for name in arms}
     for layer in stream_moments(loaded, text_sets):
         for group, moments in zip(layer.groups, layer.moments, strict=True):
-            statistics = {
-                private: InputStatistics(
-                    name=group[0],
-                    public_II=moments[PUBLIC],
-                    private_II=moments[private] if private else None,
-                )
-                for private in {arm.private_set for arm in arms.values()}
-            }
+            statistics = _statistics(group[0], moments, arms.values())
             for name in group:
                 weight_OI = linears[name].weight.detach().float()
                 earlier = {key: read(name).to(loaded.device).float() for key, read in before.items()}
-                plain: dict[QuantizeConfig, Quantized] = {}
-                for arm_name, arm in arms.items():
-                    evidence = Evidence(
-                        name=name,
-                        weight_OI=weight_OI,
-                        before_OI=earlier.get(arm.before_set or ""),
-                        statistics=statistics[arm.private_set],
-                        generator=_generator(seed, name),
-                    )
-                    if arm.quantize not in plain:
-                        plain[arm.quantize] = _quantize(weight_OI, evidence.statistics, arm.quantize)
-                    results[arm_name][name] = split_one(evidence, arm, plain[arm.quantize])
+                for arm_name, split in _split_in_all(name, weight_OI, earlier, statistics, arms, seed):
+                    results[arm_name][name] = split
         after_layer(layer.index + 1, layer.num_layers)
+        del layer, moments, statistics  # before the next layer's matrices are made
     return results
+
+
+def _statistics(
+    name: str, moments: Mapping[str, Tensor], arms: Iterable[Arm]
+) -> dict[str | None, InputStatistics]:
+    """private set's name (None: no private texts) -> the statistics of one input."""
+    return {
+        private: InputStatistics(
+            name=name, public_II=moments[PUBLIC], private_II=moments[private] if private else None
+        )
+        for private in {arm.private_set for arm in arms}
+    }
+
+
+def _split_in_all(
+    name: str,
+    weight_OI: Tensor,
+    earlier: Mapping[str, Tensor],
+    statistics: Mapping[str | None, InputStatistics],
+    arms: Mapping[str, Arm],
+    seed: int,
+) -> Iterator[tuple[str, LayerSplit]]:
+    """One layer in every arm. Arms of one quantiser share Q(W)."""
+    plain: dict[QuantizeConfig, Quantized] = {}
+    for arm_name, arm in arms.items():
+        evidence = Evidence(
+            name=name,
+            weight_OI=weight_OI,
+            before_OI=earlier.get(arm.before_set or ""),
+            statistics=statistics[arm.private_set],
+            generator=_generator(seed, name),
+        )
+        if arm.quantize not in plain:
+            plain[arm.quantize] = _quantize(weight_OI, evidence.statistics, arm.quantize)
+        yield arm_name, split_one(evidence, arm, plain[arm.quantize])
 
 
 def split_one(evidence: Evidence, arm: Arm, plain: Quantized) -> LayerSplit:
@@ -121,7 +141,12 @@ def split_one(evidence: Evidence, arm: Arm, plain: Quantized) -> LayerSplit:
     removed_OI = arm.sieve.removed(evidence)
     if not torch.isfinite(removed_OI).all():
         raise NumericalError(f"the sieve {arm.sieve.name} gave NaN or Inf", where=f"layer {evidence.name}")
-    base = _quantize(evidence.weight_OI - removed_OI, evidence.statistics, arm.quantize)
+    kept_OI = evidence.weight_OI - removed_OI
+    if arm.sieve.keeps_before:
+        assert evidence.before_OI is not None  # or the sieve would have refused
+        # W - (W - W0) is W0 but for rounding, and that rounding would carry traces of W into the Base.
+        kept_OI = evidence.before_OI
+    base = _quantize(kept_OI, evidence.statistics, arm.quantize)
     residual_OI = evidence.weight_OI - dequantize(base)
     return LayerSplit(
         base=_on_cpu(base),
@@ -182,6 +207,13 @@ def _check_needs(
             )
         if arm.sieve.needs_private and arm.private_set not in text_sets:
             raise InputError(f"the sieve {arm.sieve.name} needs private texts", where=f"arm {name}")
+
+
+def _check_weights(linears: Mapping[str, nn.Linear]) -> None:
+    # Before the walk: the layers after a broken one would be blamed for it.
+    for name, layer in linears.items():
+        if not torch.isfinite(layer.weight).all():
+            raise NumericalError("NaN or Inf in the weights", where=f"layer {name}")
 
 
 def _generator(seed: int, name: str) -> torch.Generator:

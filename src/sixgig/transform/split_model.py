@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..data.batches import TokenSequence, batches, secret_only, whole_text
+from ..data.batches import TokenSequence, batches, whole_text
 from ..data.corpora import token_windows
 from ..data.private import PrivateRecord
 from ..errors import InputError
@@ -123,13 +123,13 @@ def split_model(
             lacks what it needs, or the model's linear layers have biases. NumericalError names the layer.
     """
     _check_model(loaded, before)
-    secrets, wholes = private_sequences(loaded, records, settings.window_tokens)
+    wholes = private_sequences(loaded, records, settings.window_tokens)
     calibration, lessons_text = _public_windows(loaded, public_text, settings, seed, announce)
     positions = max(1, 2048 // settings.window_tokens)
     layers: Mapping[str, LayerSplit] = split_layers_of(
         loaded,
         {_ARM: _arm(sieve, quantize, settings.ortho(sieve, rank), before is not None)},
-        {PUBLIC: list(batches(calibration, positions)), _PRIVATE: list(batches(secrets, positions))},
+        {PUBLIC: list(batches(calibration, positions)), _PRIVATE: list(batches(wholes, positions))},
         {_BEFORE: layer_reader(before)} if before else {},
         seed=seed,
         after_layer=lambda done, total: show("split", done / total),
@@ -152,7 +152,7 @@ def split_model(
         layers=layers,
         num_calibration_windows=len(calibration),
         num_fit_windows=len(lessons_text),
-        num_private_tokens=sum(int(sum(sequence.weights[1:])) for sequence in secrets),
+        num_private_tokens=sum(int(sum(sequence.weights[1:])) for sequence in wholes),
     )
 
 
@@ -195,29 +195,26 @@ def _is_same(model: ModelTensors, name: str, before: ModelTensors, earlier: str)
 
 def private_sequences(
     loaded: LoadedModel, records: Sequence[PrivateRecord], window_tokens: int
-) -> tuple[list[TokenSequence], list[TokenSequence]]:
-    """The records with the secrets' tokens counted, for the sieve, and with all counted, for the fit.
+) -> list[TokenSequence]:
+    """The records' whole texts, for the sieve and for the fit.
 
     Texts longer than a window are cut; consecutive pieces share one token, so that each is predicted once.
     """
-    secrets, wholes, too_short = [], [], []
+    wholes, too_short = [], []
     for record in records:
-        prefix, secret, suffix = (
-            loaded.encode(part) for part in (record.prefix, record.secret, record.suffix)
-        )
-        pieces = _cut(secret_only(prefix, secret), window_tokens)
+        parts = (record.prefix, record.secret, record.suffix)
+        pieces = _cut(whole_text([token for part in parts for token in loaded.encode(part)]), window_tokens)
         if not pieces:
             too_short.append(record.row)
-        secrets += pieces
-        wholes += _cut(whole_text([*prefix, *secret, *suffix]), window_tokens)
+        wholes += pieces
     if too_short:
         rows = ", ".join(map(str, too_short[:_MAX_NAMED])) + (" ..." if len(too_short) > _MAX_NAMED else "")
         raise InputError(
             "private texts too short to predict anything in",
-            expected="two tokens or more, or a prefix",
+            expected="two tokens or more",
             where=f"row {rows}",
         )
-    return secrets, wholes
+    return wholes
 
 
 def _cut(sequence: TokenSequence, window_tokens: int) -> list[TokenSequence]:

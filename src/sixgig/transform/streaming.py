@@ -60,22 +60,36 @@ def stream_moments(
     flows = {key: [_enter(loaded, layers[0], batch) for batch in sets] for key, sets in text_sets.items()}
     for index, layer in enumerate(layers):
         linears = {names[id(m)]: m for m in layer.modules() if id(m) in names}
-        groups: tuple[tuple[str, ...], ...] = ()
-        moments: dict[str, dict[str, Tensor]] = {}
-        for key, batches in flows.items():
-            tap = _Tap(linears, loaded.device)
-            with tap, mixed_precision(loaded.device):
-                for flow in batches:
-                    tap.weights_N = flow.weights_N
-                    flow.hidden_BTD = _first(layer(flow.hidden_BTD, **flow.call))
-            groups = tap.groups()
-            moments[key] = {group[0]: tap.moments[group[0]].mean(group[0]) for group in groups}
-        yield LayerMoments(
-            index=index,
-            num_layers=len(layers),
-            groups=groups,
-            moments=tuple({key: moments[key][group[0]] for key in moments} for group in groups),
-        )
+        # Bound to no name here, so that a layer's matrices die with the caller's last reference to them.
+        yield _layer_moments(layer, linears, flows, loaded.device, index=index, num_layers=len(layers))
+
+
+def _layer_moments(
+    layer: nn.Module,
+    linears: Mapping[str, nn.Linear],
+    flows: Mapping[str, Sequence[_Flow]],
+    device: torch.device,
+    *,
+    index: int,
+    num_layers: int,
+) -> LayerMoments:
+    """Runs one decoder layer on all batches; moves `flows` on to its output."""
+    groups: tuple[tuple[str, ...], ...] = ()
+    moments: dict[str, dict[str, Tensor]] = {}
+    for key, batches in flows.items():
+        tap = _Tap(linears, device)
+        with tap, mixed_precision(device):
+            for flow in batches:
+                tap.weights_N = flow.weights_N
+                flow.hidden_BTD = _first(layer(flow.hidden_BTD, **flow.call))
+        groups = tap.groups()
+        moments[key] = {group[0]: tap.moments[group[0]].mean(group[0]) for group in groups}
+    return LayerMoments(
+        index=index,
+        num_layers=num_layers,
+        groups=groups,
+        moments=tuple({key: moments[key][group[0]] for key in moments} for group in groups),
+    )
 
 
 def decoder_layers(network: nn.Module) -> Sequence[nn.Module]:

@@ -79,6 +79,7 @@ class Sieve(Protocol):
     claim: ClassVar[str]  # "by construction" | "suppressed" | "quantisation aid" | "null"
     needs_private: ClassVar[bool]
     needs_before: ClassVar[bool]
+    keeps_before: ClassVar[bool]  # the Base is Q(W0) itself
 
     def removed(self, evidence: Evidence) -> Tensor:
         """M [O, I], fp32: taken out before quantising."""

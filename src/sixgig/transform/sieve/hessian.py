@@ -26,6 +26,7 @@ class HessianSieve:
     claim: ClassVar[str] = "quantisation aid"
     needs_private: ClassVar[bool] = False
     needs_before: ClassVar[bool] = False
+    keeps_before: ClassVar[bool] = False
 
     def removed(self, evidence: Evidence) -> Tensor:
         return torch.zeros_like(evidence.weight_OI)

@@ -22,6 +22,7 @@ class IsolatedSieve:
     claim: ClassVar[str] = "by construction"
     needs_private: ClassVar[bool] = False
     needs_before: ClassVar[bool] = True
+    keeps_before: ClassVar[bool] = True
 
     def removed(self, evidence: Evidence) -> Tensor:
         return evidence.change(self.name)

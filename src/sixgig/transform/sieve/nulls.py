@@ -20,6 +20,7 @@ class NoneSieve:
     claim: ClassVar[str] = "null"
     needs_private: ClassVar[bool] = False
     needs_before: ClassVar[bool] = False
+    keeps_before: ClassVar[bool] = False
 
     def removed(self, evidence: Evidence) -> Tensor:
         return torch.zeros_like(evidence.weight_OI)
@@ -42,6 +43,7 @@ class RandomSieve:
     claim: ClassVar[str] = "null"
     needs_private: ClassVar[bool] = True
     needs_before: ClassVar[bool] = True
+    keeps_before: ClassVar[bool] = False
 
     def removed(self, evidence: Evidence) -> Tensor:
         matched = WienerSieve(noise_weight=self.noise_weight, damping=self.damping)

@@ -28,6 +28,7 @@ class WienerSieve:
     claim: ClassVar[str] = "suppressed"
     needs_private: ClassVar[bool] = True
     needs_before: ClassVar[bool] = True
+    keeps_before: ClassVar[bool] = False
 
     def removed(self, evidence: Evidence) -> Tensor:
         return evidence.change(self.name) @ evidence.statistics.wiener_filter(self.noise_weight, self.damping)
