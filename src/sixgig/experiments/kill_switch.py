@@ -32,6 +32,7 @@ from .progress import RunProgress
 from .settings import as_plain
 
 NUM_EXAMPLES = 5
+MAX_PUBLIC_EPOCHS = 4.0  # after 8.6, test perplexity had risen by a quarter (docs/journal.md)
 
 
 def run_kill_switch(
@@ -126,7 +127,7 @@ def _result(
         },
         scores=scores,
         verdicts=verdicts(scorer, config.sieves),
-        warnings=[*run.notices, *_warnings(config, texts, run)],
+        warnings=[*run.notices, *_warnings(config, texts, run, seeds[0].public_epochs())],
         curves=curves(scorer),
         examples=examples,
         exp1_kill_switch=_seed_block(observations),
@@ -147,8 +148,14 @@ def _mean_facts(seeds: Sequence[SeedRun]) -> dict[str, dict[str, float]]:
     }
 
 
-def _warnings(config: KillSwitchConfig, texts: Texts, run: RunDirectory) -> list[str]:
+def _warnings(config: KillSwitchConfig, texts: Texts, run: RunDirectory, public_epochs: float) -> list[str]:
     found = [str(event["message"]) for event in run.events() if event.get("event") == "fallback"]
+    found += texts.notes
+    if public_epochs > MAX_PUBLIC_EPOCHS:
+        found.append(
+            f"planting showed the public text {public_epochs:.1f} times over, which over-trains the model: "
+            "ratios of perplexity flatter every split here"
+        )
     if any(corpus.synthetic for corpus in texts.corpora):
         found.append(
             "public text is this package's own small corpora, not a benchmark: perplexities compare the arms "

@@ -49,14 +49,23 @@ class Texts:
     train: tuple[TokenSequence, ...]
     calibration: tuple[TokenSequence, ...]
     test: tuple[tuple[int, ...], ...]
+    notes: tuple[str, ...] = ()
 
 
 def tokenised(loaded: LoadedModel, corpora: tuple[Corpus, Corpus, Corpus], config: KillSwitchConfig) -> Texts:
-    """The three corpora (train, calibration, test) cut into windows of the configured sizes."""
+    """The three corpora (train, calibration, test) cut into windows of the configured sizes.
+
+    A text too short for the windows asked for gives those it has, with a note for the report.
+    """
+    notes: list[str] = []
 
     def windows(corpus: Corpus, length: int, count: int | None) -> list[tuple[int, ...]]:
         ids = np.asarray(loaded.encode(corpus.text))
-        return [tuple(int(i) for i in window) for window in token_windows(ids, length, count)]
+        available = len(ids) // length
+        if count is not None and available < count:
+            notes.append(f"{corpus.name} holds {available} windows of {length} tokens, not {count}")
+        found = token_windows(ids, length, None if count is None else min(count, max(available, 1)))
+        return [tuple(int(i) for i in window) for window in found]
 
     train, calibration, test = corpora
     return Texts(
@@ -66,6 +75,7 @@ def tokenised(loaded: LoadedModel, corpora: tuple[Corpus, Corpus, Corpus], confi
             map(whole_text, windows(calibration, config.calibration_window, config.num_calibration_windows))
         ),
         test=tuple(windows(test, config.test_window, config.num_test_windows)),
+        notes=tuple(notes),
     )
 
 
@@ -166,6 +176,10 @@ class SeedRun:
         }
 
     # ---- training ------------------------------------------------------------------------------------
+
+    def public_epochs(self) -> float:
+        """How often planting shows each window of public text."""
+        return self._plant_steps() * self.config.plant_public_per_step / len(self.texts.train)
 
     def _plant_steps(self) -> int:
         shown = sum(canary.repetitions for canary in self.canaries)

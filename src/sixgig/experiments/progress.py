@@ -68,7 +68,7 @@ class RunProgress:
 
     def _left(self, done: float) -> str:
         worked = done - self._skipped
-        if worked < 0.01 * self._total:
+        if worked <= 0.01 * self._total:
             return ""
         seconds = (time.monotonic() - self._started) / worked * (self._total - done)
         return f"{format_seconds(seconds)} left"
