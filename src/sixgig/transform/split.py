@@ -6,7 +6,7 @@ Order matters: M leaves before quantising. Taken out afterwards it would vanish 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,7 @@ from ..numerics.lowrank import weighted_lowrank
 from ..numerics.quantize import Quantized, dequantize, quantize_gptq, quantize_rtn
 from ..numerics.sparse import SparsePart, keep_top_k
 from .sieve import Evidence, InputStatistics, Sieve
-from .streaming import stream_moments
+from .streaming import LayerMoments, stream_moments
 
 PUBLIC = "public"
 
@@ -89,51 +89,45 @@ def split_layers_of(
     _check_weights(linears)
     results: dict[str, dict[str, LayerSplit]] = {name: {} for name in arms}
     for layer in stream_moments(loaded, text_sets):
-        for group, moments in zip(layer.groups, layer.moments, strict=True):
-            statistics = _statistics(group[0], moments, arms.values())
-            for name in group:
-                weight_OI = linears[name].weight.detach().float()
-                earlier = {key: read(name).to(loaded.device).float() for key, read in before.items()}
-                for arm_name, split in _split_in_all(name, weight_OI, earlier, statistics, arms, seed):
-                    results[arm_name][name] = split
+        for name, arm_name, split in _splits_of(layer, linears, arms, before, seed):
+            results[arm_name][name] = split
         after_layer(layer.index + 1, layer.num_layers)
-        del layer, moments, statistics  # before the next layer's matrices are made
+        del layer  # its matrices go before the next layer's are made
     return results
 
 
-def _statistics(
-    name: str, moments: Mapping[str, Tensor], arms: Iterable[Arm]
-) -> dict[str | None, InputStatistics]:
-    """private set's name (None: no private texts) -> the statistics of one input."""
-    return {
-        private: InputStatistics(
-            name=name, public_II=moments[PUBLIC], private_II=moments[private] if private else None
-        )
-        for private in {arm.private_set for arm in arms}
-    }
-
-
-def _split_in_all(
-    name: str,
-    weight_OI: Tensor,
-    earlier: Mapping[str, Tensor],
-    statistics: Mapping[str | None, InputStatistics],
+def _splits_of(
+    layer: LayerMoments,
+    linears: Mapping[str, nn.Linear],
     arms: Mapping[str, Arm],
+    before: Mapping[str, Callable[[str], Tensor]],
     seed: int,
-) -> Iterator[tuple[str, LayerSplit]]:
-    """One layer in every arm. Arms of one quantiser share Q(W)."""
-    plain: dict[QuantizeConfig, Quantized] = {}
-    for arm_name, arm in arms.items():
-        evidence = Evidence(
-            name=name,
-            weight_OI=weight_OI,
-            before_OI=earlier.get(arm.before_set or ""),
-            statistics=statistics[arm.private_set],
-            generator=_generator(seed, name),
-        )
-        if arm.quantize not in plain:
-            plain[arm.quantize] = _quantize(weight_OI, evidence.statistics, arm.quantize)
-        yield arm_name, split_one(evidence, arm, plain[arm.quantize])
+) -> Iterator[tuple[str, str, LayerSplit]]:
+    """One decoder layer: (linear layer's name, arm, result). Arms of one quantiser share Q(W)."""
+    for group, moments in zip(layer.groups, layer.moments, strict=True):
+        statistics = {
+            private: InputStatistics(
+                name=group[0],
+                public_II=moments[PUBLIC],
+                private_II=moments[private] if private else None,
+            )
+            for private in {arm.private_set for arm in arms.values()}
+        }
+        for name in group:
+            weight_OI = linears[name].weight.detach().float()
+            earlier = {key: read(name).to(weight_OI.device).float() for key, read in before.items()}
+            plain: dict[QuantizeConfig, Quantized] = {}
+            for arm_name, arm in arms.items():
+                evidence = Evidence(
+                    name=name,
+                    weight_OI=weight_OI,
+                    before_OI=earlier.get(arm.before_set or ""),
+                    statistics=statistics[arm.private_set],
+                    generator=_generator(seed, name),
+                )
+                if arm.quantize not in plain:
+                    plain[arm.quantize] = _quantize(weight_OI, evidence.statistics, arm.quantize)
+                yield name, arm_name, split_one(evidence, arm, plain[arm.quantize])
 
 
 def split_one(evidence: Evidence, arm: Arm, plain: Quantized) -> LayerSplit:

@@ -44,7 +44,6 @@ class _FirstLayerReached(Exception):
     """Carries what the first decoder layer was called with."""
 
 
-@torch.no_grad()
 def stream_moments(
     loaded: LoadedModel, text_sets: Mapping[str, Sequence[TokenBatch]]
 ) -> Iterator[LayerMoments]:
@@ -60,13 +59,15 @@ def stream_moments(
     flows = {key: [_enter(loaded, layers[0], batch) for batch in sets] for key, sets in text_sets.items()}
     for index, layer in enumerate(layers):
         linears = {names[id(m)]: m for m in layer.modules() if id(m) in names}
-        # Bound to no name here, so that a layer's matrices die with the caller's last reference to them.
+        # Bound to no name here (nor torch.no_grad put around this generator: its wrapper would bind it),
+        # so that a layer's matrices die with the caller's last reference to them.
         yield _layer_moments(layer, linears, flows, loaded.device, index=index, num_layers=len(layers))
 
 
+@torch.no_grad()
 def _layer_moments(
     layer: nn.Module,
-    linears: Mapping[str, nn.Linear],
+    linears: Mapping[str, nn.Module],
     flows: Mapping[str, Sequence[_Flow]],
     device: torch.device,
     *,
@@ -147,6 +148,7 @@ class _Tap:
         return hook
 
 
+@torch.no_grad()
 def _enter(loaded: LoadedModel, first: nn.Module, batch: TokenBatch) -> _Flow:
     """Runs the embedding and catches what the first layer is called with."""
     caught: dict[str, Any] = {}
