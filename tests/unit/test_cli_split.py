@@ -295,18 +295,17 @@ def record(row: int, prefix: str, secret: str, suffix: str = "") -> PrivateRecor
 @pytest.mark.parametrize("window", [8, 9, 64])
 def test_long_private_texts_are_cut_without_losing_a_prediction(place: Path, window: int) -> None:
     loaded = load(place / "original")
-    secrets, wholes = private_sequences(
-        loaded, [record(1, "abc", "d" * 40, "e" * 9), record(2, "", "fg")], window
-    )
-    assert all(len(sequence.ids) <= window for sequence in [*secrets, *wholes])
-    # The tiny tokenizer has a token a byte: 40 and, of "fg", the one that has something before it.
-    assert sum(sum(sequence.weights[1:]) for sequence in secrets) == 41
+    records = [record(1, "abc", "d" * 40, "e" * 9), record(2, "", "fg")]
+    wholes = private_sequences(loaded, records, window)
+    assert all(len(sequence.ids) <= window for sequence in wholes)
+    # The tiny tokenizer has a token a byte, and the first of a text has nothing before it.
     assert sum(sum(sequence.weights[1:]) for sequence in wholes) == 51 + 1
 
 
 def test_rows_that_predict_nothing_are_named(place: Path) -> None:
+    records = [record(4, "", "x"), record(8, "", "y", "z"), record(9, "", "y")]
     with pytest.raises(InputError, match="row 4, 9"):
-        private_sequences(load(place / "original"), [record(4, "", "x"), record(9, "", "y", "z")], 16)
+        private_sequences(load(place / "original"), records, 16)
 
 
 def test_the_ortho_part_of_hessian_has_entries_and_no_rank() -> None:
