@@ -58,7 +58,7 @@ def run(
     named = settings.pop("preset", None)  # it is where the other settings start from, not one beside them
     request = Request(
         experiment=experiment,
-        preset=named if preset is None else preset,
+        preset=str(named) if preset is None and named is not None else preset,
         settings=settings,
         device=device,
         data_dir=data_dir,
