@@ -7,6 +7,7 @@ Not covered: AMD, Intel and Apple GPUs (reported as absent), MIG slices (reporte
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import platform
@@ -24,6 +25,8 @@ import psutil
 import pynvml
 
 from .units import GIB
+
+M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,3 +215,14 @@ def peak_rss_bytes() -> int:
         return int(getattr(psutil.Process().memory_info(), "peak_wset"))  # noqa: B009 - Windows alone has it
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # bytes there, kibibytes elsewhere
+
+
+def return_freed_memory() -> None:
+    """Makes glibc give freed blocks of 1 MiB and more back to the system at once; elsewhere does nothing.
+
+    By default glibc raises that limit to 32 MiB as a program frees larger blocks, after which most of a small
+    model's tensors live in a heap that only grows: 0.4 GB more resident memory while training 135M weights.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.libc_ver()[0] == "glibc" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 2**20)

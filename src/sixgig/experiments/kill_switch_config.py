@@ -33,8 +33,8 @@ class KillSwitchConfig:
     attacked: tuple[str, ...] = ("wiener", "reference", "hessian")
 
     # Canaries.
-    num_calibration: int = 24
-    num_heldout: int = 24
+    num_calibration: int = 18
+    num_heldout: int = 18
     num_heldout_other: int = 0
     num_control: int = 48
     num_control_other: int = 0
@@ -42,7 +42,7 @@ class KillSwitchConfig:
     num_look_alike: int = 0
     repetitions: tuple[int, ...] = (16,)
     num_decoys: int = 63
-    num_probed_controls: int = 24  # controls whose exposure is measured under every condition
+    num_probed_controls: int = 18  # controls whose exposure is measured under every condition
     num_probed_controls_plain: int = 24  # and under the plain condition at alpha = 0
 
     # Public text.
@@ -55,7 +55,7 @@ class KillSwitchConfig:
 
     # Planting.
     plant_learning_rate: float = 1e-3
-    plant_private_per_step: int = 12
+    plant_private_per_step: int = 8
     plant_public_per_step: int = 1
     train_reference: bool = False  # else the reference is the original model
 

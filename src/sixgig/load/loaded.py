@@ -71,12 +71,23 @@ def load(
             todo="fetch the model again",
         )
     check_finite(network)
+    _leave_file(network)
     network.eval().requires_grad_(False)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     # Corpora are encoded whole and cut into windows afterwards, so the model's context is no limit here.
     tokenizer.model_max_length = sys.maxsize
     device = torch.device(device)
     return LoadedModel(network=network.to(device), tokenizer=tokenizer, folder=folder, device=device)
+
+
+def _leave_file(network: nn.Module) -> None:
+    """Copies every parameter out of the mapped file, one by one.
+
+    A mapped parameter keeps the whole file's pages in memory for as long as any other parameter lives, also
+    when a layer has long been replaced.
+    """
+    for parameter in network.parameters():
+        parameter.data = parameter.data.clone()
 
 
 @contextmanager

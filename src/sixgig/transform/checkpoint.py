@@ -29,9 +29,9 @@ def weight_reader(path: Path, suffix: str = "") -> Callable[[str], Tensor]:
     """layer name -> its tensor, read from `path` when asked for."""
 
     def read(name: str) -> Tensor:
-        # Opened anew each time: an open file keeps every page that was read in memory.
+        # Opened anew and copied out: a mapped file keeps every page that was read in memory.
         with safe_open(path, framework="pt") as handle:
-            return handle.get_tensor(name + suffix)
+            return handle.get_tensor(name + suffix).clone()
 
     return read
 
