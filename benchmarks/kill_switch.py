@@ -1,6 +1,7 @@
 """Measures the kill switch and writes a receipt.
 
 python benchmarks/kill_switch.py --preset full            on a GPU: the figures of every sieve
+python benchmarks/kill_switch.py --preset full --parallel the same, one process a seed on one GPU
 python benchmarks/kill_switch.py --preset cpu             time and memory of the newcomer's run
 python benchmarks/kill_switch.py --from RUN_DIRECTORY     a receipt of a run that is there already
 """
@@ -9,11 +10,14 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from sixgig.experiments.presets import preset
+from sixgig.experiments.run import Request, open_directory, prepare
 from sixgig.files import write_json
 from sixgig.report.schema import Result, Score
 
@@ -57,12 +61,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--preset", default="full")
+    parser.add_argument("--parallel", action="store_true", help="one process a seed, then one result")
     parser.add_argument("--from", dest="run", type=Path, help="a finished run directory")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "receipts")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--commit", help="the commit the run was made from, where git cannot tell")
     arguments = parser.parse_args()
-    result = Result.read((arguments.run or measure(arguments.preset, arguments.runs)) / "result.json")
+    measured = measure_in_parallel if arguments.parallel else measure
+    result = Result.read((arguments.run or measured(arguments.preset, arguments.runs)) / "result.json")
     preset = result.config["preset"]
     date = str(datetime.date.today())
     value = receipt(result, date, arguments.commit or result.provenance.get("commit") or commit())
@@ -81,6 +87,37 @@ def measure(preset: str, runs: Path) -> Path:
     if status not in (0, 1):  # 1: a criterion failed, which is a result
         raise SystemExit(status)
     return max(runs.glob("kill-switch-*"), key=lambda path: path.stat().st_mtime)
+
+
+def measure_in_parallel(preset_name: str, runs: Path) -> Path:
+    """One process a seed, since so small a model leaves most of a GPU idle; then one run of all their stages.
+
+    A stage belongs to one seed and holds only its own numbers, so the merged run goes on from them exactly as
+    a resumed run does, and computes scores and report.
+    """
+    config = preset(preset_name)
+    parts = {seed: runs / f"seed{seed}" for seed in config.seeds}
+    words = [sys.executable, "-m", "sixgig", "run", "kill-switch", "--preset", preset_name]
+    running = []
+    for seed, part in parts.items():
+        part.mkdir(parents=True, exist_ok=True)
+        with (part / "log").open("w") as log:
+            command = [*words, "--out", str(part), "-s", f"seeds={seed}"]
+            running.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
+    statuses = [process.wait() for process in running]
+    if not set(statuses) <= {0, 1}:
+        raise SystemExit(f"seeds {list(parts)} ended with {statuses}: see {runs}/seed*/log")
+    request = Request(experiment="kill-switch", preset=preset_name, settings={}, out=runs)
+    with open_directory(request, prepare(request)) as merged:
+        for seed, part in parts.items():
+            for stage in part.glob(f"kill-switch-*/stages/seed{seed}-*.json"):
+                shutil.copy2(stage, merged.stages_path)
+        first = next(parts[config.seeds[0]].glob("kill-switch-*/stages/examples.json"))
+        shutil.copy2(first, merged.stages_path)
+    status = subprocess.run([*words, "--out", str(runs), "--resume"], check=False).returncode
+    if status not in (0, 1):
+        raise SystemExit(status)
+    return merged.path
 
 
 def receipt(result: Result, date: str, made_from: str) -> dict[str, Any]:
