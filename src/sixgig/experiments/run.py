@@ -128,13 +128,7 @@ def run(request: Request) -> Finished:
     from ..report import write_report
     from .kill_switch import run_kill_switch
 
-    # The data decides the numbers too, so a resume with other data is refused like other settings.
-    kept = as_plain(prepared.config) | {
-        "experiment": request.experiment,
-        "device": prepared.device,
-        "public_text": "benchmark" if prepared.data_dir else "package",
-    }
-    with _directory(request, kept) as directory:
+    with open_directory(request, prepared) as directory:
         if directory.result_path.exists():
             result = Result.read(directory.result_path)
         else:
@@ -153,7 +147,14 @@ def run(request: Request) -> Finished:
         return Finished(result=result, folder=directory.path, report=write_report(result, directory.path))
 
 
-def _directory(request: Request, config: dict[str, Any]) -> RunDirectory:
+def open_directory(request: Request, prepared: Prepared) -> RunDirectory:
+    """A new run directory, or with `resume` the newest one, which must have the same settings."""
+    # The data decides the numbers too, so a resume with other data is refused like other settings.
+    config = as_plain(prepared.config) | {
+        "experiment": request.experiment,
+        "device": prepared.device,
+        "public_text": "benchmark" if prepared.data_dir else "package",
+    }
     if not request.resume:
         return RunDirectory.create(request.out, request.experiment, config)
     latest = RunDirectory.find_latest(request.out, request.experiment)

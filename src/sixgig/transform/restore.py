@@ -54,8 +54,9 @@ class _FitLinear(nn.Module):
         if layer.ortho.sparse is not None:
             dense_OI += layer.ortho.sparse.dense()
         self.dense_OI = dense_OI.to(device, torch.bfloat16)
-        self.up_Or = nn.Parameter(layer.ortho.up_Or.to(device).float())
-        self.down_rI = nn.Parameter(layer.ortho.down_rI.to(device).float())
+        # Copied, since on a CPU `to` would hand over the caller's own tensors to be trained.
+        self.up_Or = nn.Parameter(layer.ortho.up_Or.to(device, torch.float32, copy=True))
+        self.down_rI = nn.Parameter(layer.ortho.down_rI.to(device, torch.float32, copy=True))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.dense_OI) + F.linear(F.linear(x, self.down_rI), self.up_Or)
