@@ -59,7 +59,9 @@ class KillSwitchConfig:
     plant_public_per_step: int = 1
     train_reference: bool = False  # else the reference is the original model
 
-    # Splitting.
+    # Splitting. Look-alikes are invented sentences that were never trained: whoever has a few private records
+    # can write any number of them, and where the records are few the sieve generalises better with them.
+    sieve_groups: tuple[str, ...] = ("calibration",)
     noise_weight: float = 0.01
     bits: int = 4
     group_size: int = 64
@@ -89,6 +91,9 @@ class KillSwitchConfig:
         for name in self.sieves:
             if name not in SIEVES:
                 raise UnknownNameError("sieve", name, SIEVES)
+        for name in self.sieve_groups:
+            if name not in ("calibration", "look_alike"):
+                raise UnknownNameError("group for the sieve", name, ("calibration", "look_alike"))
         for name in self.fit_groups:
             if name not in TRAINED_GROUPS:
                 raise UnknownNameError("group of trained canaries", name, TRAINED_GROUPS)

@@ -225,7 +225,7 @@ class SeedRun:
         public_batch = max(1, config.positions_per_batch // config.calibration_window)
         text_sets = {
             PUBLIC: list(batches(self.texts.calibration, public_batch)),
-            "private": list(batches(self._wholes("calibration"), 64)),
+            "private": list(batches([t for g in config.sieve_groups for t in self._wholes(g)], 64)),
             "wrong-set": list(batches(self._wholes("wrong_set"), 64)),
             "look-alike": list(batches(self._wholes("look_alike"), 64)),
         }
