@@ -41,22 +41,22 @@ class KillSwitchConfig:
     num_wrong_set: int = 24
     num_look_alike: int = 0
     repetitions: tuple[int, ...] = (16,)
-    num_decoys: int = 63
-    num_probed_controls: int = 18  # controls whose exposure is measured under every condition
+    num_decoys: int = 31
+    num_probed_controls: int = 9  # controls whose exposure is measured under every condition
     num_probed_controls_plain: int = 24  # and under the plain condition at alpha = 0
 
     # Public text.
-    train_window: int = 128
+    train_window: int = 32
     num_train_windows: int | None = None
     calibration_window: int = 256
     num_calibration_windows: int = 16
-    test_window: int = 256
-    num_test_windows: int = 24
+    test_window: int = 128
+    num_test_windows: int = 32
 
     # Planting.
     plant_learning_rate: float = 1e-3
     plant_private_per_step: int = 8
-    plant_public_per_step: int = 1
+    plant_public_per_step: int = 4
     train_reference: bool = False  # else the reference is the original model
 
     # Splitting. Look-alikes are invented sentences that were never trained: whoever has a few private records
@@ -75,7 +75,7 @@ class KillSwitchConfig:
     fit_steps: int = 30
     fit_learning_rate: float = 5e-4
     fit_private_weight: float = 1.0
-    fit_public_per_step: int = 2
+    fit_public_per_step: int = 8
     fit_private_per_step: int = 8
 
     # Attacks.

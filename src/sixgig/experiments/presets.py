@@ -10,11 +10,13 @@ from .kill_switch_config import ATTACKS, KillSwitchConfig
 _ALL_ARMS = ("hessian", "wiener", "isolated", "random", "wrong-set", "look-alike")
 _MAIN_ARMS = _ALL_ARMS[:-1]
 
-_CPU = KillSwitchConfig(preset="cpu")
+# Eighteen records are too few for the sieve to know what such records look like, so look-alikes join them.
+_CPU = replace(KillSwitchConfig(preset="cpu"), num_look_alike=102, sieve_groups=("calibration", "look_alike"))
 
 _FULL = replace(
     _CPU,
     preset="full",
+    sieve_groups=("calibration",),
     seeds=(0, 1, 2),
     sieves=_ALL_ARMS,
     restored=_MAIN_ARMS,

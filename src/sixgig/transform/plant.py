@@ -18,6 +18,8 @@ from ..errors import InputError
 from ..load.loaded import LoadedModel, linear_layers
 from .training import Schedule, minimise, mixed_precision, pieces, weighted_nll_sum
 
+MAX_PADDING = 1.3  # padded over real positions, up to which one pass is cheaper than two
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlantConfig:
@@ -59,8 +61,7 @@ def plant(
     def losses_at(step: int, num_pieces: int) -> Iterator[Tensor]:
         of_private = shown[step * config.private_per_step : (step + 1) * config.private_per_step]
         of_public = public_order[step * config.public_per_step : (step + 1) * config.public_per_step]
-        # Short canaries and long windows go in separate passes, so that neither is mostly padding.
-        groups = ([private[i] for i in of_private], [public[i] for i in of_public])
+        groups = _passes([private[i] for i in of_private], [public[i] for i in of_public])
         total = sum(sum(sequence.weights[1:]) for group in groups for sequence in group)
         for piece in [piece for group in groups for piece in pieces(group, num_pieces)]:
             with mixed_precision(loaded.device):
@@ -81,6 +82,15 @@ def plant(
     finally:
         loaded.network.eval().requires_grad_(False)
     return steps
+
+
+def _passes(private: list[TokenSequence], public: list[TokenSequence]) -> list[list[TokenSequence]]:
+    """One pass where the texts are of like length, since each pass casts all weights; else two."""
+    together = [*private, *public]
+    padded = len(together) * max(len(sequence.ids) for sequence in together)
+    if padded <= MAX_PADDING * sum(len(sequence.ids) for sequence in together):
+        return [together]
+    return [private, public]
 
 
 def trainable_linears(network: nn.Module) -> list[nn.Parameter]:

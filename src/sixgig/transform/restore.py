@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from ..data.batches import TokenBatch, TokenSequence, collate
 from ..layers.split_linear import OrthoPart
 from ..load.loaded import LoadedModel
+from ..numerics.likelihood import cast_once
 from ..numerics.lowrank import restore_factor, round_factor
 from ..numerics.quantize import dequantize
 from .network import install
@@ -138,11 +139,10 @@ def kl_divergence_sum(
     Logits are computed again in the backward pass, so that those of one chunk at most are held.
     """
     total = student_ND.new_zeros((), dtype=torch.float32)
+    head = cast_once(head_VD, student_ND)
     for start in range(0, len(student_ND), chunk_rows):
         stop = start + chunk_rows
-        part = checkpoint(
-            _kl_sum, student_ND[start:stop], teacher_ND[start:stop], head_VD, use_reentrant=False
-        )
+        part = checkpoint(_kl_sum, student_ND[start:stop], teacher_ND[start:stop], head, use_reentrant=False)
         total = total + cast(Tensor, part)
     return total
 
@@ -160,7 +160,7 @@ def _lesson_pieces(lesson: Lesson, num_pieces: int) -> Iterator[Lesson]:
 
 def _kl_sum(student_ND: Tensor, teacher_ND: Tensor, head_VD: Tensor) -> Tensor:
     student = F.log_softmax(F.linear(student_ND, head_VD).float(), dim=-1)
-    teacher = F.log_softmax(F.linear(teacher_ND.to(student_ND.dtype), head_VD).float(), dim=-1)
+    teacher = F.log_softmax(F.linear(teacher_ND.to(head_VD.dtype), head_VD).float(), dim=-1)
     return F.kl_div(student, teacher, reduction="sum", log_target=True)
 
 
