@@ -4,22 +4,29 @@ python benchmarks/kill_switch.py --preset full            on a GPU: the figures 
 python benchmarks/kill_switch.py --preset full --parallel the same, one process a seed on one GPU
 python benchmarks/kill_switch.py --preset cpu             time and memory of the newcomer's run
 python benchmarks/kill_switch.py --from RUN_DIRECTORY     a receipt of a run that is there already
+python benchmarks/kill_switch.py --stages RUN_DIRECTORY   ... of a run that was cut off, from its kept stages
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from sixgig.evaluate.observation import Observation
+from sixgig.experiments.kill_switch_scores import Scorer
+from sixgig.experiments.kill_switch_verdicts import verdicts
 from sixgig.experiments.presets import preset
 from sixgig.experiments.run import Request, open_directory, prepare
 from sixgig.files import write_json
-from sixgig.report.schema import Result, Score
+from sixgig.report.schema import Memory, Result, Score
 
 ROOT = Path(__file__).resolve().parent.parent
 ARMS = ("wiener", "isolated", "hessian", "random", "wrong-set", "reference")
@@ -63,16 +70,23 @@ def main() -> None:
     parser.add_argument("--preset", default="full")
     parser.add_argument("--parallel", action="store_true", help="one process a seed, then one result")
     parser.add_argument("--from", dest="run", type=Path, help="a finished run directory")
+    parser.add_argument("--stages", type=Path, help="a run directory that was cut off")
+    parser.add_argument("--area", help="the receipt's area, where it is not the preset's")
+    parser.add_argument("--device-name", help="with --stages: what the run was made on")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "receipts")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--commit", help="the commit the run was made from, where git cannot tell")
     arguments = parser.parse_args()
-    measured = measure_in_parallel if arguments.parallel else measure
-    result = Result.read((arguments.run or measured(arguments.preset, arguments.runs)) / "result.json")
-    preset = result.config["preset"]
+    if arguments.stages:
+        result = from_stages(arguments.stages, arguments.device_name)
+    else:
+        measured = measure_in_parallel if arguments.parallel else measure
+        result = Result.read((arguments.run or measured(arguments.preset, arguments.runs)) / "result.json")
     date = str(datetime.date.today())
     value = receipt(result, date, arguments.commit or result.provenance.get("commit") or commit())
-    path = arguments.out / f"kill-switch-{preset}-{date}.json"
+    if arguments.area:
+        value["area"] = arguments.area
+    path = arguments.out / f"{value['area']}-{date}.json"
     write_json(path, value)
     for figure in value["figures"]:
         mark = {True: "met", False: "NOT MET", None: ""}[figure["met"]]
@@ -118,6 +132,38 @@ def measure_in_parallel(preset_name: str, runs: Path) -> Path:
     if status not in (0, 1):
         raise SystemExit(status)
     return merged.path
+
+
+def from_stages(run: Path, device_name: str | None) -> Result:
+    """Scores of the looks that a cut-off run kept; an arm counts with the seeds that looked at it.
+
+    Arms whose every seed was not reached have fewer canaries, which their intervals and `n` show.
+    """
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    # In the order they were done: what restoring says of an arm comes after what splitting said.
+    files = sorted(run.glob("stages/seed*"), key=lambda path: (not path.stem.endswith("-split"), path.name))
+    stages = [json.loads(path.read_text(encoding="utf-8"))["value"] for path in files]
+    observations = [
+        Observation.from_json_value(one) for stage in stages for one in stage.get("observations", ())
+    ]
+    facts: dict[str, dict[str, float]] = {}
+    for stage in stages:
+        for arm, fact in stage.get("facts", {}).items():
+            facts[arm] = {**facts.get(arm, {}), **fact}
+    scorer = Scorer(observations)
+    scores = scorer.all(facts)
+    device_peaks = [stage["peak_device_bytes"] for stage in stages if "peak_device_bytes" in stage]
+    return Result(
+        experiment="kill-switch",
+        status="interrupted",
+        config=config,
+        provenance={"device_name": device_name, "library_versions": {}, "commit": None},
+        plan={},
+        memory=Memory(planned_peak_bytes=None, measured_peak_bytes=max(device_peaks)),
+        timings={"stages": sum(stage.get("seconds", 0.0) for stage in stages)},
+        scores=scores,
+        verdicts=verdicts(scorer, config["sieves"]),
+    )
 
 
 def receipt(result: Result, date: str, made_from: str) -> dict[str, Any]:
@@ -180,7 +226,8 @@ def arm_figures(result: Result) -> list[dict[str, Any]]:
                 figures.append(from_score(label(arm, name), score, arm, target, holds, note))
         if arm == "reference":
             continue
-        figures += restored_figures(result, arm)
+        if result.score("ppl_ratio_full", arm, 1.0) is not None:
+            figures += restored_figures(result, arm)
     return figures
 
 
