@@ -13,7 +13,7 @@ def weighted_lowrank(matrix_OI: Tensor, metric_II: Tensor, rank: int) -> tuple[T
     metric. LQER (Zhang et al. 2024, arXiv 2402.02446) and EoRA (Liu et al. 2024, arXiv 2410.21271) reach the
     same by a square root of the metric and its inverse, which this form does without. The eigenvectors
     come from subspace iteration (Halko et al. 2011, algorithm 4.4) with a fixed start, eight extra columns
-    and six rounds, on whichever side of the matrix costs less.
+    and six rounds.
     """
     rank = min(rank, *matrix_OI.shape)
     width = min(rank + 8, *matrix_OI.shape)
