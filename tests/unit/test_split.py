@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -14,7 +14,8 @@ from test_streaming import count_alive_at_second_layer, text_sets
 from sixgig.errors import InputError, NumericalError
 from sixgig.load.loaded import LoadedModel, linear_layers
 from sixgig.numerics.quantize import dequantize, quantize_rtn
-from sixgig.transform.sieve import make_sieve
+from sixgig.transform.sieve import Evidence, make_sieve
+from sixgig.transform.sieve.nulls import NoneSieve
 from sixgig.transform.split import Arm, LayerSplit, OrthoConfig, QuantizeConfig, split_layers_of
 
 Results = Mapping[str, Mapping[str, LayerSplit]]
@@ -158,13 +159,31 @@ def test_same_seed_same_split_other_seed_another_random_one(results: Results) ->
     assert_same(other["wiener"], results["wiener"])
 
 
-def test_random_draws_anew_for_every_layer() -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Drawing(NoneSieve):
+    """Remembers what its generator gave for each layer."""
+
+    drawn: dict[str, float]
+
+    def removed(self, evidence: Evidence) -> torch.Tensor:
+        self.drawn[evidence.name] = float(torch.rand((), generator=evidence.generator))
+        return super().removed(evidence)
+
+
+def draws(seed: int, arms: int = 1) -> list[dict[str, float]]:
+    sieves = [_Drawing(drawn={}) for _ in range(arms)]
+    made = {str(n): Arm(sieve=sieve, quantize=SMALL) for n, sieve in enumerate(sieves)}
     loaded = fake_loaded()
-    first, second = (loaded.network.model.layers[i].self_attn for i in (0, 1))
-    second.q_proj.weight.data.copy_(first.q_proj.weight)
-    layers = run(loaded, {"random": arm("random")})["random"]
-    codes = [layers[f"model.layers.{i}.self_attn.q_proj"].base.codes_OI for i in (0, 1)]
-    assert not torch.equal(*codes)
+    split_layers_of(loaded, made, {"public": text_sets(loaded)["public"]}, {}, seed=seed)
+    return [sieve.drawn for sieve in sieves]
+
+
+def test_every_layer_draws_its_own_numbers_by_seed_and_name() -> None:
+    first, beside_it = draws(0, arms=2)
+    assert len(set(first.values())) == len(first) == 14
+    assert beside_it == first  # an arm's numbers do not depend on the arms before it
+    assert draws(0) == [first]
+    assert not set(draws(1)[0].values()) & set(first.values())
 
 
 def test_the_model_is_not_changed() -> None:
