@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -224,6 +226,24 @@ def only_run(out: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def whole(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing interrupted."""
+    out = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("SIXGIG_DATA", raising=False)
+        assert run(arguments_for(tiny, out)) in (0, 1)
+    return only_run(out)
+
+
+def assert_same_numbers(resumed: Path, whole: Path) -> None:
+    ours, theirs = (Result.read(folder / "result.json") for folder in (resumed, whole))
+    assert ours.scores == theirs.scores
+    assert ours.verdicts == theirs.verdicts
+    assert ours.examples == theirs.examples
+    assert (resumed / "samples.jsonl").read_bytes() == (whole / "samples.jsonl").read_bytes()
+
+
 def test_a_run_ends_with_a_result_that_a_resume_leaves_as_it_is(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -268,7 +288,11 @@ def test_a_resume_without_a_run_is_refused(
 
 
 def test_an_interrupted_run_ends_with_130_and_resumes_to_the_same_scores(
-    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tiny: Path,
+    whole: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fit = kill_switch_seed.fit_ortho
 
@@ -286,15 +310,33 @@ def test_an_interrupted_run_ends_with_130_and_resumes_to_the_same_scores(
     assert run(arguments_for(tiny, out, "--resume", "-s", "rank=3")) == 2
     assert "rank" in capsys.readouterr().err
 
-    status = run(arguments_for(tiny, out, "--resume"))
+    assert run(arguments_for(tiny, out, "--resume")) in (0, 1)
     assert "report: " in capsys.readouterr().out
-    assert run(arguments_for(tiny, tmp_path / "whole")) == status
-    resumed, whole = (Result.read(only_run(folder) / "result.json") for folder in (out, tmp_path / "whole"))
-    assert resumed.scores == whole.scores
-    assert resumed.verdicts == whole.verdicts
-    assert resumed.examples == whole.examples
-    samples = [(only_run(folder) / "samples.jsonl").read_bytes() for folder in (out, tmp_path / "whole")]
-    assert samples[0] == samples[1]
+    assert_same_numbers(only_run(out), whole)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no kill -9 here")
+def test_a_run_killed_outright_twice_resumes_to_the_same_scores(
+    tiny: Path, whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    for stage, more in (("seed0-plant", ()), ("seed0-split", ("--resume",))):
+        command = [sys.executable, "-m", "sixgig", *arguments_for(tiny, out, *more)]
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        deadline = time.monotonic() + 120
+        while not list(out.glob(f"*/stages/{stage}.json")) and time.monotonic() < deadline:
+            assert process.poll() is None, f"the run ended before {stage}"
+            time.sleep(0.005)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert not (only_run(out) / "result.json").exists()
+    assert run(arguments_for(tiny, out, "--resume")) in (0, 1)
+    assert_same_numbers(only_run(out), whole)
 
 
 def test_running_out_of_memory_for_good_is_status_3(
