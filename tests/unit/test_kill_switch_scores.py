@@ -156,6 +156,40 @@ def test_secrets_pushed_below_chance_are_no_equivalence() -> None:
     assert verdict.high < -0.5
 
 
+def test_secrets_pushed_below_chance_give_members_away_too() -> None:
+    hiding = LARGE.observations("wiener", 0.0, hides=0.9, nats_per_token=3.11)
+    verdict = judged(replaced(LARGE.perfect(), hiding))[MEMBERSHIP, "wiener"]
+    assert verdict.value is not None
+    assert verdict.value < 0.2
+    assert verdict.passed is False
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high", "passed"),
+    [
+        (0.52, 0.58, 0.64, True),
+        (0.54, 0.59, 0.64, False),
+        (0.36, 0.42, 0.48, True),
+        (0.36, 0.41, 0.46, False),
+        (0.0, 0.01, 0.02, False),
+        (0.35, 0.41, 0.5, True),  # covers 0.5
+        (0.2, 0.41, 0.55, None),  # so wide that it covers 0.5 whatever the truth is
+        (0.45, 0.58, 0.71, None),
+    ],
+)
+def test_membership_is_judged_alike_on_both_sides_of_guessing(
+    low: float, value: float, high: float, passed: bool | None
+) -> None:
+    scorer = scored(SMALL.perfect())
+    old = score_of(scorer, "auc_loss", "wiener", 0.0)
+    new = old.model_copy(update={"low": low, "value": value, "high": high})
+    scorer.scores[scorer.scores.index(old)] = new
+    (verdict,) = [v for v in verdicts(scorer, ARMS) if (v.criterion, v.arm) == (MEMBERSHIP, "wiener")]
+    assert verdict.passed is passed
+    assert (verdict.needed_n is None) == (passed is not None)
+    assert "from 0.42 to 0.58" in verdict.threshold
+
+
 def test_a_base_that_speaks_worse_than_int4_fails() -> None:
     # 3.1 nats is INT4's; e^0.02 is within the limit of 1.03, e^0.04 is not.
     for nats, passed in ((3.12, True), (3.14, False)):
