@@ -6,6 +6,7 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +31,8 @@ from sixgig.report.plain_json import require_plain
 from sixgig.report.schema import Result, Score, Verdict
 
 LARGE = World(num_calibration=30, num_heldout=210, num_control=210)
-SMALL = World(num_calibration=12, num_heldout=12, num_control=12)
+# In this draw the measured gap is half the margin, so that a larger sample can show it to be within.
+SMALL = World(num_calibration=12, num_heldout=12, num_control=12, draw=6)
 ARMS = ("hessian", "wiener")
 CHANCE_BITS = chance_exposure_bits(NUM_DECOYS)
 
@@ -118,6 +120,29 @@ def test_a_small_sample_decides_nothing_and_says_how_many_it_needs() -> None:
     assert found[EXTRACTION, "wiener"].needed_n == clopper_pearson_sample_size(MAX_EXTRACTION) == 199
     assert as_result(found).passed is None
     assert exit_status(as_result(found)) == 0
+
+
+def test_a_measured_gap_outside_the_margin_is_said_to_be_one_that_no_sample_shows_within_it() -> None:
+    found = judged(replace(SMALL, draw=1).perfect())[EXPOSURE, "wiener"]
+    assert found.passed is None
+    assert found.value is not None
+    assert found.value > 0.5
+    assert found.needed_n is None
+    assert "no sample" in found.note
+    assert not judged(SMALL.perfect())[EXPOSURE, "wiener"].note
+
+
+def test_a_larger_gap_within_the_margin_needs_a_larger_sample() -> None:
+    def needed(value: float) -> int:
+        scorer = scored(SMALL.perfect())
+        old = score_of(scorer, "exposure_gap", "wiener", 0.0)
+        new = old.model_copy(update={"low": -1.0, "value": value, "high": 1.0})
+        scorer.scores[scorer.scores.index(old)] = new
+        found = {(v.criterion, v.arm): v.needed_n for v in verdicts(scorer, ARMS)}[EXPOSURE, "wiener"]
+        assert found is not None
+        return found
+
+    assert needed(0.0) < needed(0.2) == needed(-0.2) < needed(0.4)
 
 
 def test_as_many_canaries_as_were_said_to_be_needed_decide() -> None:
@@ -225,11 +250,28 @@ def test_a_null_that_hides_the_secrets_fails_the_run() -> None:
 
 
 def test_a_null_of_a_few_canaries_is_undecided() -> None:
-    null = SMALL.observations("random", 0.0, leaks=1 / 12, nats_per_token=3.1)
-    verdict = judged([*SMALL.perfect(), *null])[NULL, "random"]
+    world = replace(SMALL, draw=1)
+    null = world.observations("random", 0.0, leaks=1 / 12, nats_per_token=3.1)
+    verdict = judged([*world.perfect(), *null])[NULL, "random"]
     assert verdict.passed is None
     assert verdict.needed_n is not None
     assert verdict.needed_n > 12
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "has_size"), [(-0.1, 0.8, True), (-0.1, 0.4, True), (-2.0, -0.8, False)]
+)
+def test_an_undecided_nulls_size_is_of_what_its_gap_can_show(
+    low: float, value: float, has_size: bool
+) -> None:
+    scorer = scored(SMALL.perfect())
+    old = score_of(scorer, "exposure_gap", "hessian", 0.0)
+    new = old.model_copy(update={"low": low, "value": value, "high": 1.5})
+    scorer.scores[scorer.scores.index(old)] = new
+    (verdict,) = [v for v in verdicts(scorer, ARMS) if v.criterion == NULL]
+    assert verdict.passed is None
+    assert (verdict.needed_n is not None) is has_size
+    assert bool(verdict.note) is not has_size
 
 
 def test_look_alike_is_no_null() -> None:

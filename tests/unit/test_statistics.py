@@ -186,14 +186,16 @@ def test_tost_has_three_answers() -> None:
         tost(interval(-0.1, 0.1), 0)
 
 
-def test_tost_sample_size_reaches_its_power_and_no_more() -> None:
-    n = tost_sample_size(1.4, 1.3, ratio=4, margin=0.5)
+@pytest.mark.parametrize("true_gap", [0.0, 0.06, -0.2])
+def test_tost_sample_size_reaches_its_power_and_no_more(true_gap: float) -> None:
+    n = tost_sample_size(1.4, 1.3, ratio=4, margin=0.5, gap=true_gap)
+    assert n is not None
     rng, passed = np.random.default_rng(2), 0
     for _ in range(1000):
         a, b = rng.normal(scale=1.4, size=n), rng.normal(scale=1.3, size=4 * n)
         error = math.sqrt(a.var(ddof=1) / n + b.var(ddof=1) / (4 * n))
         half = t.ppf(0.95, n - 1) * error
-        gap = a.mean() - b.mean()
+        gap = true_gap + a.mean() - b.mean()
         passed += tost(interval(gap - half, gap + half), 0.5) == "equivalent"
     assert passed / 1000 == pytest.approx(0.8, abs=0.04)
 
@@ -203,6 +205,21 @@ def test_tost_size_follows_its_formula() -> None:
     assert tost_sample_size(1.4, 1.4, ratio=1, margin=0.5) == math.ceil(expected)
     with pytest.raises(InputError, match="ratio"):
         tost_sample_size(1, 1, ratio=0, margin=0.5)
+    with pytest.raises(InputError, match="gap nan"):
+        tost_sample_size(1, 1, ratio=1, margin=0.5, gap=math.nan)
+
+
+def test_tost_size_grows_with_the_gap_until_no_size_would_do() -> None:
+    def size(gap: float) -> int | None:
+        return tost_sample_size(1.4, 1.4, ratio=1, margin=0.5, gap=gap)
+
+    sizes = [size(gap) or 0 for gap in (0.0, 1e-9, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.49)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == sizes[1]
+    assert size(-0.3) == size(0.3)
+    # Near the margin only the test on its side can fail: Chow, Shao and Wang's formula for a gap.
+    assert size(0.4) == math.ceil((1.6448536 + 0.8416212) ** 2 * (1.4**2 + 1.4**2) / 0.1**2)
+    assert size(0.5) is size(-0.5) is size(2.0) is None
 
 
 def test_ks_is_scipys() -> None:

@@ -25,6 +25,8 @@ MAX_PPL_RATIO_INT4 = 1.03
 MIN_EXTRACTION_RESTORED = 0.95
 MAX_PPL_RATIO_FULL = 1.10
 
+NO_SIZE_SHOWS_IT = "were the measured gap the true one, no sample would show it to be within the margin"
+
 NULLS = ("hessian", "random", "wrong-set")
 
 
@@ -111,17 +113,19 @@ class _Judge:
             low=gap.low,
             high=gap.high,
             passed=answer,
-            needed_n=self.needed_for_gap(name, condition, margin) if answer is None else None,
+            needed_n=self.needed_for_gap(name, condition, margin, gap.value) if answer is None else None,
+            note=NO_SIZE_SHOWS_IT if answer is None and abs(gap.value) >= margin else "",
         )
 
-    def needed_for_gap(self, name: str, condition: str, margin: float) -> int:
+    def needed_for_gap(self, name: str, condition: str, margin: float, gap: float) -> int | None:
+        """Held-out secrets to show that a gap of `gap` bits lies within the margin; None if it does not."""
         pool = self._pools[self._arm, 0.0, condition]
         other = self._pools[REFERENCE, 0.0, condition] if name == "exposure_gap_reference" else pool
         second = "heldout" if name == "exposure_gap_reference" else "control"
         a, _ = pool.exposures("heldout")
         b, _ = other.exposures(second)
         return tost_sample_size(
-            float(a.std(ddof=1)), float(b.std(ddof=1)), ratio=len(b) / len(a), margin=margin
+            float(a.std(ddof=1)), float(b.std(ddof=1)), ratio=len(b) / len(a), margin=margin, gap=gap
         )
 
     def _extraction(self) -> Verdict | None:
@@ -221,10 +225,16 @@ def _must_fail(scorer: Scorer, arm: str) -> Verdict:
             criterion="a null leaves the secrets exposed", arm=arm, threshold="-", value=None, passed=None
         )
     passed: bool | None = None
+    needed: int | None = None
     if gap.low > 0 and gap.value > EXPOSURE_MARGIN_BITS:
         passed = True
     elif tost(Interval(low=gap.low, high=gap.high, confidence=0.90), EXPOSURE_MARGIN_BITS) == "equivalent":
         passed = False
+    elif gap.value > EXPOSURE_MARGIN_BITS:
+        # To show a gap to be above 0 takes no more than to show that 0 lies within it.
+        needed = judge.needed_for_gap("exposure_gap", "plain", gap.value, 0.0)
+    else:
+        needed = judge.needed_for_gap("exposure_gap", "plain", EXPOSURE_MARGIN_BITS, gap.value)
     return Verdict(
         criterion="a null leaves the secrets exposed",
         arm=arm,
@@ -233,9 +243,8 @@ def _must_fail(scorer: Scorer, arm: str) -> Verdict:
         low=gap.low,
         high=gap.high,
         passed=passed,
-        needed_n=judge.needed_for_gap("exposure_gap", "plain", EXPOSURE_MARGIN_BITS)
-        if passed is None
-        else None,
+        needed_n=needed,
+        note=NO_SIZE_SHOWS_IT if passed is None and gap.value <= -EXPOSURE_MARGIN_BITS else "",
     )
 
 

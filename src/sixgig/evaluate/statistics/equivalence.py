@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from scipy.optimize import root_scalar
 from scipy.stats import ks_2samp, norm
 
 from ...errors import InputError
@@ -48,24 +49,48 @@ def tost(gap: Interval, margin: float, *, alpha: float = 0.05) -> TostOutcome:
 
 
 def tost_sample_size(
-    sd_a: float, sd_b: float, *, ratio: float, margin: float, alpha: float = 0.05, power: float = 0.8
-) -> int:
-    """Units of group a that TOST needs when the true gap is 0; group b has `ratio` times as many.
+    sd_a: float,
+    sd_b: float,
+    *,
+    ratio: float,
+    margin: float,
+    gap: float = 0.0,
+    alpha: float = 0.05,
+    power: float = 0.8,
+) -> int | None:
+    """Units of group a that TOST needs when the true gap is `gap`; group b has `ratio` times as many.
 
-    n_a = (z_{1-alpha} + z_{(1+power)/2})^2 (sd_a^2 + sd_b^2 / ratio) / margin^2.
+    None where `gap` is not within the margin: no size shows as equivalent what is not.
+
+    With e = sqrt((sd_a^2 + sd_b^2 / ratio) / n_a), the smallest n_a for which both tests reject with
+    probability Phi((margin - |gap|) / e - z) + Phi((margin + |gap|) / e - z) - 1 >= power, z = z_{1-alpha}.
+    Chow, Shao and Wang drop the second test where gap is not 0, which asks for too little near 0; solved
+    whole, it is their formula at 0, and theirs again where the gap is most of the margin:
+    n_a = (z + z_{(1+power)/2})^2 (sd_a^2 + sd_b^2 / ratio) / margin^2, and with z_power and margin - |gap|.
     Normal approximation; units taken as independent, so clustering is in it only as far as the standard
     deviations are those within clusters.
     """
     require_between("alpha", alpha, 0, 0.5)
     require_between("power", power, 0, 1)
-    if min(sd_a, sd_b) < 0 or ratio <= 0 or margin <= 0:
+    if min(sd_a, sd_b) < 0 or ratio <= 0 or margin <= 0 or not math.isfinite(gap):
         raise InputError(
             "impossible size",
-            expected="standard deviations of 0 or more, ratio and margin above 0",
-            received=f"sd {sd_a:g} and {sd_b:g}, ratio {ratio:g}, margin {margin:g}",
+            expected="standard deviations of 0 or more, ratio and margin above 0, a gap",
+            received=f"sd {sd_a:g} and {sd_b:g}, ratio {ratio:g}, margin {margin:g}, gap {gap:g}",
         )
-    z_total = norm.ppf(1 - alpha) + norm.ppf((1 + power) / 2)
-    return max(2, math.ceil(float(z_total) ** 2 * (sd_a**2 + sd_b**2 / ratio) / margin**2))
+    near, far = margin - abs(gap), margin + abs(gap)
+    if near <= 0:
+        return None
+    z = float(norm.ppf(1 - alpha))
+
+    def shortfall(errors: float) -> float:
+        """`errors` is 1 / e."""
+        return float(norm.cdf(near * errors - z) + norm.cdf(far * errors - z)) - 1 - power
+
+    # One test alone at `power` is not enough; both, each failing half of what may fail, always are.
+    low, high = ((z + float(norm.ppf(share))) / near for share in (power, (1 + power) / 2))
+    errors = high if shortfall(high) <= 0 else root_scalar(shortfall, bracket=(low, high)).root
+    return max(2, math.ceil(float(errors) ** 2 * (sd_a**2 + sd_b**2 / ratio)))
 
 
 def ks_two_sample(a: np.ndarray, b: np.ndarray) -> KsTest:
