@@ -97,6 +97,8 @@ class World:
             *self.observations("wiener", 0.0, nats_per_token=3.11),
             *self.observations("wiener", 0.5, leaks=0.5, nats_per_token=3.08),
             *self.observations("wiener", 1.0, leaks=1.0, nats_per_token=3.05),
+            *self.observations("wiener", 0.0, "relearn-5", with_windows=False),
+            *self.observations("reference", 0.0, "relearn-5", with_windows=False),
         ]
 
 

@@ -42,6 +42,7 @@ MEMBERSHIP = "membership cannot be told from the loss"
 SPEAKS = "the Base speaks as well as plain INT4"
 RESTORED = "alpha=1 has the secrets"
 WHOLE = "alpha=1 speaks as well as the whole model"
+RELEARNED = "5 relearning steps bring back no more than they give the reference"
 NULL = "a null leaves the secrets exposed"
 RISES = "leakage rises with alpha"
 
@@ -101,7 +102,7 @@ def replaced(observations: Sequence[Observation], new: Sequence[Observation]) ->
 
 def test_a_perfect_switch_passes_every_criterion(capsys: pytest.CaptureFixture[str]) -> None:
     found = judged(LARGE.perfect())
-    wanted = {EXPOSURE, EXTRACTION, MEMBERSHIP, SPEAKS, RESTORED, WHOLE, RISES}
+    wanted = {EXPOSURE, EXTRACTION, MEMBERSHIP, SPEAKS, RELEARNED, RESTORED, WHOLE, RISES}
     assert {criterion for criterion, arm in found if arm == "wiener"} == wanted
     assert found[NULL, "hessian"].passed is True
     assert all(verdict.passed is True for verdict in found.values())
@@ -308,8 +309,6 @@ def test_relearning_is_judged_against_the_reference_under_the_same_attack(leaks:
     attacked = [
         *LARGE.observations("wiener", 0.0, "relearn-20", leaks=leaks, with_windows=False),
         *LARGE.observations("reference", 0.0, "relearn-20", with_windows=False),
-        *LARGE.observations("wiener", 0.0, "relearn-5", with_windows=False),
-        *LARGE.observations("reference", 0.0, "relearn-5", with_windows=False),
         *LARGE.observations("wiener", 0.0, "relearn-benign-20", leaks=1.0, with_windows=False),
         *LARGE.observations("reference", 0.0, "relearn-benign-20", with_windows=False),
     ]
@@ -326,7 +325,64 @@ def test_an_attack_that_both_bases_give_way_to_is_not_held_against_the_sieve() -
         *LARGE.observations("reference", 0.0, "relearn-20", leaks=0.5, with_windows=False),
     ]
     found = judged([*LARGE.perfect(), *attacked])
-    assert next(v.passed for (c, _), v in found.items() if "relearning" in c) is True
+    assert found[RELEARNED.replace("5", "20"), "wiener"].passed is True
+
+
+# ---- criteria that the settings left unmeasured ------------------------------------------------------
+
+
+def assert_not_measured(verdict: Verdict, missing: str) -> None:
+    assert (verdict.passed, verdict.value, verdict.needed_n) == (None, None, None)
+    assert missing in verdict.threshold.partition("missing: ")[2]
+
+
+def without(observations: Sequence[Observation], *places: tuple[str, float | None, str]) -> list[Observation]:
+    kept = [o for o in observations if (o.arm, o.alpha, o.condition) not in places]
+    assert len(kept) < len(observations)
+    return kept
+
+
+def test_without_the_hessian_sieve_its_criteria_stay_open_and_say_so() -> None:
+    found = judged(without(LARGE.perfect(), ("hessian", 0.0, "plain")), ["wiener"])
+    assert_not_measured(found[SPEAKS, "wiener"], "hessian")
+    assert_not_measured(found[NULL, "hessian"], "hessian, random, wrong-set")
+    assert set(judged(LARGE.perfect())) == set(found)
+    assert as_result(found).passed is None
+
+
+def test_one_null_is_enough() -> None:
+    exposed = LARGE.observations("random", 0.0, leaks=0.8, nats_per_token=3.1)
+    found = judged([*without(LARGE.perfect(), ("hessian", 0.0, "plain")), *exposed], ["wiener", "random"])
+    assert [arm for criterion, arm in found if criterion == NULL] == ["random"]
+
+
+@pytest.mark.parametrize(
+    ("left_out", "missing"),
+    [(["reference"], "reference in"), (["wiener"], "wiener in"), (["wiener", "reference"], "")],
+)
+def test_relearning_that_was_not_done_stays_open_and_says_whose(left_out: list[str], missing: str) -> None:
+    places = [(arm, 0.0, "relearn-5") for arm in left_out]
+    found = judged(without(LARGE.perfect(), *places))
+    if len(left_out) == 2:
+        verdict = found["relearning brings back no more than it gives the reference", "wiener"]
+        assert_not_measured(verdict, "wiener and reference in the setting relearned")
+    else:
+        assert_not_measured(found[RELEARNED, "wiener"], missing)
+    assert as_result(found).passed is None
+
+
+def test_without_alpha_1_nothing_is_said_to_be_restored_or_to_rise() -> None:
+    found = judged(without(LARGE.perfect(), ("wiener", 1.0, "plain"), ("wiener", 0.5, "plain")))
+    assert_not_measured(found[RESTORED, "wiener"], "alpha=1")
+    assert_not_measured(found[WHOLE, "wiener"], "alpha=1")
+    assert_not_measured(found[RISES, "wiener"], "two or more alphas")
+
+
+def test_a_base_that_nobody_looked_at_meets_no_criterion() -> None:
+    found = judged(without(LARGE.perfect(), ("wiener", 0.0, "plain")))
+    for criterion in (EXPOSURE, EXTRACTION, MEMBERSHIP, SPEAKS):
+        assert_not_measured(found[criterion, "wiener"], "")
+    assert as_result(found).passed is None
 
 
 @pytest.mark.parametrize(
@@ -429,7 +485,7 @@ def test_the_gap_is_the_difference_of_the_means_and_holds_zero_when_nothing_leak
 def test_perplexity_and_its_ratios_are_the_closed_forms() -> None:
     observations = LARGE.perfect()
     scorer = scored(observations)
-    nlls = {(o.arm, o.alpha): np.array(o.window_nlls) for o in observations}
+    nlls = {(o.arm, o.alpha): np.array(o.window_nlls) for o in observations if o.window_nlls}
     perplexity = score_of(scorer, "perplexity", "wiener", 0.0)
     assert perplexity.value == pytest.approx(np.exp(nlls["wiener", 0.0].mean() / WINDOW_TOKENS))
     for name, other in (("ppl_ratio_int4", ("hessian", 0.0)), ("ppl_ratio_full", ("full_precision", None))):
@@ -519,7 +575,7 @@ def test_samples_hold_one_row_for_each_canary_and_window_of_each_look() -> None:
     assert len(places) == len(set(places))
     assert sum(row["kind"] == "canary" for row in rows) == sum(len(o.canaries) for o in observations)
     windows = [row for row in rows if row["kind"] == "window"]
-    assert len(windows) == 3 * len(observations)
+    assert len(windows) == 3 * sum(o.condition == "plain" for o in observations)
     assert {row["seed"] for row in rows} == {4}
     first = next(o for o in observations if o.arm == "wiener" and o.alpha == 0.0)
     mine = [row["nll_sum"] for row in windows if (row["arm"], row["alpha"]) == ("wiener", 0.0)]

@@ -168,8 +168,18 @@ def test_the_report_written_twice_is_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "figures" / "overview.png").exists()
 
 
-def _verdict(passed: bool | None, counts: bool = True) -> Verdict:
-    return Verdict(criterion="c", arm="wiener", threshold="t", value=None, passed=passed, counts=counts)
+def _verdict(
+    passed: bool | None, counts: bool = True, value: float | None = 0.1, needed_n: int | None = None
+) -> Verdict:
+    return Verdict(
+        criterion="c",
+        arm="wiener",
+        threshold="t",
+        value=value,
+        passed=passed,
+        counts=counts,
+        needed_n=needed_n,
+    )
 
 
 @pytest.mark.parametrize(
@@ -186,6 +196,41 @@ def test_the_first_sentence_says_yes_no_or_cannot_tell(marks: list[bool | None],
     story = tell(fake_result(verdicts=[_verdict(mark) for mark in marks]))
     assert story.headline == headline
     assert headline.lower().startswith(story.answer)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "headline"),
+    [
+        (
+            [_verdict(True), _verdict(None, value=None)],
+            "Cannot tell yet: nothing failed, but 1 of 2 criteria was not measured.",
+        ),
+        (
+            [_verdict(None), _verdict(None, value=None), _verdict(None, value=None)],
+            "Cannot tell yet: nothing failed, but for 1 of 3 criteria the sample is too small, and 2 of 3 "
+            "criteria were not measured.",
+        ),
+        (
+            [_verdict(False), _verdict(None, value=None)],
+            "No: 1 of 2 criteria was not met (Wiener sieve: c).",
+        ),
+    ],
+)
+def test_what_was_not_measured_is_open_but_no_matter_of_the_sample(
+    verdicts: list[Verdict], headline: str
+) -> None:
+    assert tell(fake_result(verdicts=verdicts)).headline == headline
+
+
+def test_no_sample_is_promised_to_decide_what_it_cannot() -> None:
+    def last(*verdicts: Verdict) -> str:
+        return tell(fake_result(verdicts=list(verdicts))).findings[-1]
+
+    sized = _verdict(None, needed_n=300)
+    assert last(sized) == "To decide what is open, a sample of about 300 would do."
+    for other in (_verdict(None), _verdict(None, value=None)):
+        assert last(sized, other) == "To decide what a larger sample can, a sample of about 300 would do."
+        assert "sample" not in last(other)
 
 
 def test_a_comparison_that_fails_does_not_turn_the_answer() -> None:

@@ -120,8 +120,16 @@ def test_only_a_threshold_in_per_cent_turns_the_measure_to_per_cent(threshold: s
 
 
 def test_a_verdict_without_a_size_does_not_invent_one() -> None:
-    verdict = Verdict(criterion="c", arm="a", threshold="t", value=None, passed=None)
+    verdict = Verdict(criterion="c", arm="a", threshold="t", value=0.7, passed=None)
     assert verdict_mark(verdict) == Cell(text="too small to tell", tone="unknown")
+
+
+def test_what_was_not_measured_is_not_called_too_small() -> None:
+    verdict = Verdict(criterion="c", arm="a", threshold="at most 1; missing: x", value=None, passed=None)
+    assert verdict_mark(verdict) == Cell(text="not measured", tone="unknown")
+    table = verdict_table(fake_result(verdicts=[verdict]))
+    assert table is not None
+    assert [cell.text for cell in table.rows[0]][-2:] == ["at most 1; missing: x", "-"]
 
 
 def test_a_terminal_of_80_columns_breaks_no_number() -> None:

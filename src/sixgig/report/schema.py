@@ -62,7 +62,8 @@ class Score(_Record):
 
 
 class Verdict(_Record):
-    """Whether `arm` met `criterion`. `passed` None: the sample is too small to tell; `needed_n` would do.
+    """Whether `arm` met `criterion`. `passed` None: the sample is too small to tell, `needed_n` would do; or,
+    where `value` is None too, the run did not measure it, and `threshold` says what is missing.
 
     `counts` False marks a verdict shown for comparison only (a null sieve's, say): it does not decide the
     answer of the run. `threshold` is the criterion in words and numbers, fixed before the run; where it

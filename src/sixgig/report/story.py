@@ -76,25 +76,26 @@ def tell(result: Result) -> Story:
 def _headline(result: Result) -> str:
     counted = [verdict for verdict in result.verdicts if verdict.counts]
     failed = [verdict for verdict in counted if verdict.passed is False]
-    undecided = [verdict for verdict in counted if verdict.passed is None]
+    too_small = [verdict for verdict in counted if verdict.passed is None and verdict.value is not None]
+    not_measured = [verdict for verdict in counted if verdict.passed is None and verdict.value is None]
     if failed:
-        return f"No: {_share(failed, counted)} not met ({_names(failed)})."
+        return f"No: {_share(failed, counted, verb=True)} not met ({_names(failed)})."
     if result.status != "complete":
         words = {"failed": "the run failed", "interrupted": "the run was interrupted"}[result.status]
         return f"Cannot tell: {words} before it was complete."
     if not counted:
         return "Cannot tell: this run set no criteria."
-    if undecided:
-        return (
-            f"Cannot tell yet: nothing failed, but for {_share(undecided, counted)} the sample is too small."
-        )
+    open_ones = [f"for {_share(too_small, counted)} the sample is too small"] if too_small else []
+    open_ones += [f"{_share(not_measured, counted, verb=True)} not measured"] if not_measured else []
+    if open_ones:
+        return f"Cannot tell yet: nothing failed, but {', and '.join(open_ones)}."
     words = "the one criterion" if len(counted) == 1 else f"all {len(counted)} criteria"
     return f"Yes: {words} fixed before the run {'was' if len(counted) == 1 else 'were'} met."
 
 
-def _share(some: list[Verdict], counted: list[Verdict]) -> str:
-    verb = "was" if len(some) == 1 else "were"
-    return f"{len(some)} of {len(counted)} criteria{f' {verb}' if some[0].passed is False else ''}"
+def _share(some: list[Verdict], counted: list[Verdict], *, verb: bool = False) -> str:
+    words = f"{len(some)} of {len(counted)} criteria"
+    return f"{words} {'was' if len(some) == 1 else 'were'}" if verb else words
 
 
 def _names(verdicts: list[Verdict]) -> str:
@@ -157,10 +158,12 @@ def _hidden_not_removed(result: Result) -> str | None:
 
 
 def _needed(result: Result) -> str | None:
-    sizes = [
-        item.needed_n for item in result.verdicts if item.counts and item.passed is None and item.needed_n
-    ]
-    return f"To decide what is open, a sample of about {max(sizes):,} would do." if sizes else None
+    undecided = [item for item in result.verdicts if item.counts and item.passed is None]
+    sizes = [item.needed_n for item in undecided if item.needed_n]
+    if not sizes:
+        return None
+    what = "what is open" if len(sizes) == len(undecided) else "what a larger sample can"
+    return f"To decide {what}, a sample of about {max(sizes):,} would do."
 
 
 def synthetic_sources(provenance: Any, name: str = "") -> list[str]:

@@ -146,9 +146,11 @@ def _arm_cell(arm: str, alpha: float | None) -> Cell:
 
 
 def verdict_mark(verdict: Verdict) -> Cell:
-    """pass, fail, or too small to tell with the number needed."""
+    """pass, fail, not measured, or too small to tell with the number needed."""
     if verdict.passed is not None:
         return Cell(text="pass", tone="good") if verdict.passed else Cell(text="fail", tone="bad")
+    if verdict.value is None:
+        return Cell(text="not measured", tone="unknown")
     needed = f"needs n = {verdict.needed_n:,}" if verdict.needed_n is not None else ""
     return Cell(text="too small to tell", detail=needed, tone="unknown")
 
