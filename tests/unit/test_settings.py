@@ -224,6 +224,19 @@ def test_a_kill_switch_that_could_not_be_measured_is_refused_beforehand(word: st
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(("heldout", "control"), [(1, 0), (0, 1), (6, 0), (0, 6), (1, 7), (5, 12), (6, 5)])
+def test_secrets_of_the_other_template_come_with_enough_controls_or_not_at_all(
+    heldout: int, control: int
+) -> None:
+    with pytest.raises(InputError) as caught:
+        replace(KillSwitchConfig(), num_heldout_other=heldout, num_control_other=control)
+    assert f"both be 0 or both be at least 6, which is two a family, not {heldout} and {control}" in str(
+        caught.value
+    )
+    both = replace(KillSwitchConfig(), num_heldout_other=6, num_control_other=6)
+    assert (both.canary_plan().num_heldout_other, both.canary_plan().num_control_other) == (6, 6)
+
+
 def test_all_faults_of_a_kill_switch_come_at_once() -> None:
     with pytest.raises(InputError) as caught:
         replace(KillSwitchConfig(), bits=5, group_size=0, relearn_steps=(), noise_weight=0.0)

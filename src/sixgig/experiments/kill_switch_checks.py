@@ -30,6 +30,8 @@ _AT_LEAST = {
     "rank": 0,
     "fit_steps": 0,
 }
+_OTHER_TEMPLATE = ("num_heldout_other", "num_control_other")
+_MIN_OTHER = 6  # two a family: a canary alone in its family has no spread to draw an interval from
 _SHARES = ("sparse_share", "hessian_share", "private_share")
 _POSITIVE = ("plant_learning_rate", "fit_learning_rate", "relearn_learning_rate", "noise_weight")
 
@@ -71,6 +73,12 @@ def _numbers(config: Any) -> Iterator[str]:
     for key, least in _AT_LEAST.items():
         if getattr(config, key) < least:
             yield f"{key} must be at least {least}, not {getattr(config, key)}"
+    others = [getattr(config, key) for key in _OTHER_TEMPLATE]
+    if any(others) and min(others) < _MIN_OTHER:
+        yield (
+            f"{' and '.join(_OTHER_TEMPLATE)} must both be 0 or both be at least {_MIN_OTHER}, "
+            f"which is two a family, not {others[0]} and {others[1]}"
+        )
     if config.num_train_windows is not None and config.num_train_windows < 1:
         yield f"num_train_windows must be at least 1 or null, not {config.num_train_windows}"
     for key in _SHARES:
