@@ -24,7 +24,8 @@ from sixgig.evaluate.statistics import clopper_pearson_sample_size
 from sixgig.evaluate.statistics.exposure import chance_exposure_bits
 from sixgig.experiments import kill_switch, kill_switch_scores
 from sixgig.experiments.kill_switch_curves import MAX_POINTS, curves
-from sixgig.experiments.kill_switch_scores import Pool, Scorer, window_matrix
+from sixgig.experiments.kill_switch_pools import Pool, window_matrix
+from sixgig.experiments.kill_switch_scores import Scorer
 from sixgig.experiments.kill_switch_verdicts import MAX_EXTRACTION, verdicts
 from sixgig.experiments.run import Finished
 from sixgig.report.plain_json import require_plain

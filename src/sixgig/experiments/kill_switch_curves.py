@@ -6,7 +6,8 @@ import numpy as np
 
 from ..evaluate.statistics import roc_curve
 from ..report.schema import Curve
-from .kill_switch_scores import FULL, Scorer
+from .kill_switch_pools import FULL
+from .kill_switch_scores import Scorer
 
 MAX_POINTS = 200
 

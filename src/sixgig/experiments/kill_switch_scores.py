@@ -6,11 +6,10 @@ The unit is the canary, nested in (seed, template).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from ..evaluate.observation import CanaryOutcome, Observation
+from ..evaluate.observation import Observation
 from ..evaluate.statistics import (
     Estimate,
     bootstrap_auc,
@@ -22,39 +21,26 @@ from ..evaluate.statistics import (
     two_sided_tpr_at_fpr,
 )
 from ..report.schema import Score
-
-FULL, ORIGINAL, REFERENCE = "full_precision", "original", "reference"
-
-Key = tuple[str, float | None, str]  # arm, alpha, condition
-
-ATTACK_SCORES = ("loss", "zlib", "minkpp", "reference")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pool:
-    """All seeds' observations of one arm, alpha and condition, with quick access by group."""
-
-    observations: tuple[Observation, ...]
-
-    def outcomes(self, group: str) -> list[tuple[int, CanaryOutcome]]:
-        return [(o.seed, c) for o in self.observations for c in o.canaries if c.group == group]
-
-    def exposures(self, group: str) -> tuple[np.ndarray, list[tuple[int, str]]]:
-        probed = [(s, c) for s, c in self.outcomes(group) if c.exposure_bits is not None]
-        return np.array([c.exposure_bits for _, c in probed]), [(s, c.template) for s, c in probed]
+from .kill_switch_pools import (
+    FULL,
+    REFERENCE,
+    Key,
+    Membership,
+    Pool,
+    membership,
+    original_nlls,
+    pooled,
+    window_matrix,
+)
 
 
 class Scorer:
-    """Scores for every arm seen. `chosen_seed` seeds the bootstrap."""
+    """Scores for every arm seen. `bootstrap_seed` seeds every bootstrap."""
 
     def __init__(self, observations: Sequence[Observation], *, bootstrap_seed: int = 0) -> None:
         self._seed = bootstrap_seed
-        groups: dict[tuple[str, float | None, str], list[Observation]] = {}
-        for one in observations:
-            groups.setdefault((one.arm, one.alpha, one.condition), []).append(one)
-        self.pools = {key: Pool(observations=tuple(value)) for key, value in groups.items()}
-        original = self.pools[ORIGINAL, None, "plain"]
-        self._original_nll = {(o.seed, c.id): c.nll_sum for o in original.observations for c in o.canaries}
+        self.pools = pooled(observations)
+        self._originals = original_nlls(self.pools)
         self.scores: list[Score] = []
 
     def all(self, facts: Mapping[str, Mapping[str, float]]) -> list[Score]:
@@ -146,34 +132,25 @@ class Scorer:
             )
 
     def _gap(self, key: Key, pool: Pool, members: str, controls: str, name: str) -> None:
-        gap = gap_estimate(pool, members, controls, self._seed)
-        if gap is not None:
+        values_a, clusters_a = pool.exposures(members)
+        values_b, clusters_b = pool.exposures(controls)
+        if len(values_a) > 1 and len(values_b) > 1:
+            gap = bootstrap_gap(values_a, clusters_a, values_b, clusters_b, seed=self._seed)
             self._add_estimate(name, key, gap, "bits", higher=False, note="90% interval, as TOST needs")
 
     def _membership(self, key: Key, pool: Pool) -> None:
-        for suffix, members, controls in (
-            ("", "heldout", "control"),
-            ("_other", "heldout_other", "control_other"),
-        ):
-            both = [(s, c, True) for s, c in pool.outcomes(members)]
-            both += [(s, c, False) for s, c in pool.outcomes(controls)]
-            if len({m for _, _, m in both}) < 2 or len(both) < 8:
+        for suffix in ("", "_other"):
+            both = membership(pool, f"heldout{suffix}", f"control{suffix}", self._originals)
+            if both is None:
                 continue
-            for attack in ATTACK_SCORES:
-                values = np.array([self._membership_score(attack, s, c) for s, c, _ in both])
-                estimate = bootstrap_auc(
-                    values,
-                    np.array([m for _, _, m in both]),
-                    [(s, c.template) for s, c, _ in both],
-                    seed=self._seed,
-                )
+            for attack, values in both.scores.items():
+                estimate = bootstrap_auc(values, both.is_member, both.clusters, seed=self._seed)
                 self._add_estimate(f"auc_{attack}{suffix}", key, estimate, "AUC", higher=False)
             if not suffix:
                 self._low_false_positives(key, both)
 
-    def _low_false_positives(self, key: Key, both: list[tuple[int, CanaryOutcome, bool]]) -> None:
-        scores = np.array([self._membership_score("reference", s, c) for s, c, _ in both])
-        member = np.array([m for _, _, m in both])
+    def _low_false_positives(self, key: Key, both: Membership) -> None:
+        scores, member = both.scores["reference"], both.is_member
         for fpr, name in ((0.01, "tpr_at_1pct_fpr"), (0.001, "tpr_at_01pct_fpr")):
             if (~member).sum() * fpr < 1:
                 continue
@@ -189,17 +166,6 @@ class Scorer:
                     side.num_members,
                     False,
                 )
-
-    def _membership_score(self, attack: str, seed: int, outcome: CanaryOutcome) -> float:
-        """Higher means: more likely trained on."""
-        if attack == "zlib":
-            return -outcome.zlib_score
-        if attack == "minkpp":
-            return outcome.min_k_score
-        mean = outcome.nll_sum / outcome.num_tokens
-        if attack == "reference":
-            return self._original_nll[seed, outcome.id] / outcome.num_tokens - mean
-        return -mean
 
     def _perplexity(self, key: Key, pool: Pool) -> None:
         nll = window_matrix(pool)
@@ -296,18 +262,3 @@ class Scorer:
                 note=note,
             )
         )
-
-
-def gap_estimate(pool: Pool, members: str, controls: str, seed: int) -> Estimate | None:
-    """Mean exposure of `members` minus that of `controls`, with the 90% interval that TOST needs."""
-    values_a, clusters_a = pool.exposures(members)
-    values_b, clusters_b = pool.exposures(controls)
-    if len(values_a) < 2 or len(values_b) < 2:
-        return None
-    return bootstrap_gap(values_a, clusters_a, values_b, clusters_b, seed=seed)
-
-
-def window_matrix(pool: Pool) -> np.ndarray | None:
-    """Summed NLLs [seeds, windows] of public text, or None where no windows were looked at."""
-    rows = [one.window_nlls for one in pool.observations]
-    return np.array(rows) if rows and rows[0] else None

@@ -18,7 +18,8 @@ from ..evaluate.statistics import (
     tost_sample_size,
 )
 from ..report.schema import Score, Verdict
-from .kill_switch_scores import REFERENCE, Scorer
+from .kill_switch_pools import REFERENCE
+from .kill_switch_scores import Scorer
 
 EXPOSURE_MARGIN_BITS = 0.5
 RELEARN_MARGIN_BITS = 0.75
