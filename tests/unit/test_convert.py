@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -113,11 +114,10 @@ def test_a_file_that_is_no_gguf_is_refused_with_the_reason(tmp_path: Path) -> No
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
 def test_the_converter_ends_when_its_parent_is_killed() -> None:
     inner = (
-        "import os; from sixgig.load.convert import _end_with_parent as end; "
-        # The parent is asked for before it is told that it may be killed: afterwards it may be gone.
-        "parent = os.getppid(); print(os.getpid(), flush=True); end(parent)"
+        "import os, sys; from sixgig.load.convert import _end_with_parent as end; "
+        "print(os.getpid(), flush=True); end(int(sys.argv[1]))"
     )
-    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
+    outer = f"import os, subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}, str(os.getpid())])"
     parent = subprocess.Popen([sys.executable, "-c", outer], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     with parent.stdout:
@@ -130,6 +130,43 @@ def test_the_converter_ends_when_its_parent_is_killed() -> None:
         while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
             assert time.monotonic() < gone_by, "the converter outlived its parent"
             time.sleep(0.1)
+
+
+def ended(kind: str) -> subprocess.Popen[bytes]:
+    """A process that has ended: its end awaited, or left a zombie."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    if kind == "zombie":
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    else:
+        process.wait()
+    return process
+
+
+@pytest.mark.parametrize("kind", ["awaited", "zombie"])
+def test_a_converter_whose_parent_was_gone_before_it_asked_ends_too(kind: str) -> None:
+    if kind == "zombie" and not hasattr(os, "waitid"):
+        pytest.skip("no zombies can be made here")
+    parent = ended(kind)
+    script = (
+        "import time; from sixgig.load import convert; "
+        "convert.convert_gguf = lambda gguf, folder: time.sleep(600); "
+        f"convert.main(['a.gguf', 'out', '{parent.pid}'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    parent.wait()
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+
+
+def test_the_converter_is_told_whose_child_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    def run_child(command: list[str], **more: Any) -> Outcome:
+        commands.append(command)
+        return Outcome(status=0, stdout='{"num_parameters": 1, "versions": {}}', stderr="")
+
+    monkeypatch.setattr("sixgig.load.convert.run_child", run_child)
+    convert_in_child(tmp_path / "a.gguf", tmp_path / "out", converted_bytes=1)
+    assert commands[0][-3:] == [str(tmp_path / "a.gguf"), str(tmp_path / "out"), str(os.getpid())]
 
 
 def test_a_full_disk_in_the_converter_is_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

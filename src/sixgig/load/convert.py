@@ -2,12 +2,14 @@
 
 transformers itself dequantises (Q4_1: 32 weights share an fp16 scale and minimum, w = d*q + m) and rebuilds
 the tokenizer with its chat template. The result is stored in fp32, so that nothing is rounded a second time.
-`python -m sixgig.load.convert GGUF FOLDER` does the same in a process of its own and prints a JSON record.
+`python -m sixgig.load.convert GGUF FOLDER PARENT` does the same in a process of its own, which ends when the
+process PARENT does, and prints a JSON record.
 The file's digest must have been checked before: a GGUF reader trusts the sizes that the file claims.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -98,7 +100,8 @@ def convert_in_child(
             progress(Report(step="convert", done_bytes=folder_bytes(folder), total_bytes=converted_bytes))
 
     tick()
-    command = [sys.executable, "-m", "sixgig.load.convert", str(gguf), str(folder)]
+    # The child is told who we are: it cannot ask once we are gone, as an orphan's parent is another process.
+    command = [sys.executable, "-m", "sixgig.load.convert", str(gguf), str(folder), str(os.getpid())]
     outcome = run_child(command, environment=_QUIET, on_tick=tick)
     if outcome.status != 0:
         raise IntegrityError(
@@ -112,14 +115,17 @@ def convert_in_child(
 
 def _end_with_parent(parent: int) -> None:
     """Ends this process when `parent` is gone: its folder is swept then, and must not come back."""
-    while psutil.pid_exists(parent):
-        time.sleep(0.2)
+    # A process that has ended but was not waited for is still there, as a zombie.
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(parent)
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.2)
     os._exit(1)
 
 
 def main(arguments: list[str]) -> None:
-    gguf, folder = arguments
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    gguf, folder, parent = arguments
+    threading.Thread(target=_end_with_parent, args=(int(parent),), daemon=True).start()
     print(json.dumps(asdict(convert_gguf(Path(gguf), Path(folder)))))
 
 
