@@ -154,7 +154,7 @@ def test_a_dry_run_prints_one_document_and_loads_nothing(tmp_path: Path) -> None
     script = (
         "import sys; from sixgig.cli.main import run; "
         "status = run(['run', 'kill-switch', '--dry-run', '--json', '--device', 'cpu']); "
-        "print(sorted({'transformers', 'safetensors'} & set(sys.modules)), file=sys.stderr); "
+        "print('loaded:', *({'torch', 'transformers', 'safetensors'} & set(sys.modules)), file=sys.stderr); "
         "sys.exit(status)"
     )
     # The cache is empty: a dry run that looked for weights would end with an error.
@@ -163,7 +163,7 @@ def test_a_dry_run_prints_one_document_and_loads_nothing(tmp_path: Path) -> None
     )
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)) == {"experiment", "device", "plan", "config"}
-    assert "transformers" not in done.stderr
+    assert done.stderr.split() == ["loaded:"]
     assert nothing_was_written(tmp_path)
 
 

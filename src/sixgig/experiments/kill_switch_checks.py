@@ -11,9 +11,10 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from ..errors import InputError, UnknownNameError
-from ..numerics.quantize import SUPPORTED_BITS
 from ..transform.sieve import SIEVES
 
+# What numerics.quantize supports; a copy, as settings are checked without loading torch.
+SUPPORTED_BITS = (2, 3, 4, 8)
 _ARMS = (*SIEVES, "reference")
 _ONE_OF: dict[str, Collection[Any]] = {
     "quantiser": ("rtn", "gptq"),

@@ -1,17 +1,20 @@
-"""Settings of the kill-switch experiment, and the presets that fit a machine."""
+"""Settings of the kill-switch experiment, checked without torch: what they are made into is imported then."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..data.canaries import TRAINED_GROUPS, CanaryPlan
 from ..errors import InputError, UnknownNameError
-from ..evaluate.attacks import RelearnConfig
-from ..transform.plant import PlantConfig
-from ..transform.restore import FitConfig
 from ..transform.sieve import SIEVES
-from ..transform.split import OrthoConfig, QuantizeConfig
 from .kill_switch_checks import check_settings
+
+if TYPE_CHECKING:
+    from ..evaluate.attacks import RelearnConfig
+    from ..transform.plant import PlantConfig
+    from ..transform.restore import FitConfig
+    from ..transform.split import OrthoConfig, QuantizeConfig
 
 ATTACKS = ("requantise-int8", "requantise-int3", "noise", "paraphrase", "prefix-noise", "relearn-benign")
 
@@ -136,6 +139,8 @@ class KillSwitchConfig:
         )
 
     def plant(self) -> PlantConfig:
+        from ..transform.plant import PlantConfig
+
         return PlantConfig(
             learning_rate=self.plant_learning_rate,
             private_per_step=self.plant_private_per_step,
@@ -143,14 +148,20 @@ class KillSwitchConfig:
         )
 
     def quantize(self) -> QuantizeConfig:
+        from ..transform.split import QuantizeConfig
+
         return QuantizeConfig(bits=self.bits, group_size=self.group_size, method=self.quantiser)
 
     def ortho(self, sieve: str) -> OrthoConfig:
+        from ..transform.split import OrthoConfig
+
         if sieve == "hessian":
             return OrthoConfig(rank=0, sparse_share=self.hessian_share)
         return OrthoConfig(rank=self.rank, sparse_share=self.sparse_share, private_share=self.private_share)
 
     def fit(self) -> FitConfig:
+        from ..transform.restore import FitConfig
+
         return FitConfig(
             num_steps=self.fit_steps,
             learning_rate=self.fit_learning_rate,
@@ -159,6 +170,8 @@ class KillSwitchConfig:
         )
 
     def relearn(self) -> RelearnConfig:
+        from ..evaluate.attacks import RelearnConfig
+
         return RelearnConfig(
             checkpoints=self.relearn_steps,
             learning_rate=self.relearn_learning_rate,

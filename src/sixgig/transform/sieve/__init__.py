@@ -1,4 +1,7 @@
-"""Sieves: each chooses what leaves a layer before it is quantised. One file a sieve, one interface."""
+"""Sieves: each chooses what leaves a layer before it is quantised. One file a sieve, one interface.
+
+Their files import torch only where they compute: a run's settings name sieves, and are checked without torch.
+"""
 
 from __future__ import annotations
 

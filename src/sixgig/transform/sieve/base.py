@@ -6,12 +6,13 @@ Shapes: O out features, I in features.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from ...errors import InputError, NumericalError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,8 @@ class InputStatistics:
 
         Solved once and kept, since layers share inputs.
         """
+        import torch
+
         key = (noise_weight, damping)
         if key not in self._solved:
             # fp64: inputs of a layer may differ in size by 10^4 and more, and their squares twice as far.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from .base import Evidence, InputStatistics
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class HessianSieve:
     keeps_before: ClassVar[bool] = False
 
     def removed(self, evidence: Evidence) -> Tensor:
-        return torch.zeros_like(evidence.weight_OI)
+        return evidence.weight_OI.new_zeros(evidence.weight_OI.shape)
 
     def residual_score(self, residual_OI: Tensor, statistics: InputStatistics) -> Tensor | None:
         return residual_OI.square() / inverse_hessian_diagonal(statistics.public_II, self.damping)
@@ -37,6 +37,8 @@ class HessianSieve:
 
 def inverse_hessian_diagonal(public_II: Tensor, damping: float) -> Tensor:
     """diag((2 A_r + damping * mean(diag) I)^-1) [I], in fp64 inside, fp32 out."""
+    import torch
+
     hessian_II = 2 * public_II.double()
     hessian_II.diagonal().add_(damping * float(hessian_II.diagonal().mean()))
     inverse_II = torch.cholesky_inverse(torch.linalg.cholesky(hessian_II))

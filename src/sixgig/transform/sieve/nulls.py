@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from .base import Evidence, InputStatistics
 from .wiener import WienerSieve
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class NoneSieve:
     keeps_before: ClassVar[bool] = False
 
     def removed(self, evidence: Evidence) -> Tensor:
-        return torch.zeros_like(evidence.weight_OI)
+        return evidence.weight_OI.new_zeros(evidence.weight_OI.shape)
 
     def residual_score(self, residual_OI: Tensor, statistics: InputStatistics) -> Tensor | None:
         return None
@@ -46,6 +46,8 @@ class RandomSieve:
     keeps_before: ClassVar[bool] = False
 
     def removed(self, evidence: Evidence) -> Tensor:
+        import torch
+
         matched = WienerSieve(noise_weight=self.noise_weight, damping=self.damping)
         removed_OI = matched.removed(evidence).double()
         # Singular values as roots of the smaller Gram matrix's eigenvalues: far cheaper than an SVD, and
@@ -81,6 +83,8 @@ class LookAlikeSieve(WienerSieve):
 
 
 def _orthonormal(num_rows: int, num_columns: int, evidence: Evidence) -> Tensor:
+    import torch
+
     # Drawn on the CPU, so that every device sees the same matrix.
     gaussian = torch.randn(num_rows, num_columns, generator=evidence.generator)
     return torch.linalg.qr(gaussian.to(evidence.weight_OI.device)).Q
