@@ -1,20 +1,23 @@
 """Measures the kill switch and writes a receipt.
 
 python benchmarks/kill_switch.py --preset full            on a GPU: the figures of every sieve
-python benchmarks/kill_switch.py --preset full --parallel the same, one process a seed on one GPU
 python benchmarks/kill_switch.py --preset cpu             time and memory of the newcomer's run
 python benchmarks/kill_switch.py --from RUN_DIRECTORY     a receipt of a run that is there already
-python benchmarks/kill_switch.py --stages RUN_DIRECTORY   ... of a run that was cut off, from its kept stages
+python benchmarks/kill_switch.py --stages RUN [RUN ...]   ... of runs that were cut off, from their stages
+
+A run made where git was not at hand needs --commit; that the code that ran is that commit's is checked.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import io
 import json
-import shutil
 import subprocess
 import sys
+import tarfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +26,9 @@ import yaml
 from sixgig.evaluate.observation import Observation
 from sixgig.experiments.kill_switch_scores import Scorer
 from sixgig.experiments.kill_switch_verdicts import verdicts
-from sixgig.experiments.presets import preset
-from sixgig.experiments.run import Request, open_directory, prepare
 from sixgig.files import write_json
+from sixgig.provenance import source_sha256
+from sixgig.report.events import read_events
 from sixgig.report.schema import Memory, Result, Score
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,25 +71,22 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--preset", default="full")
-    parser.add_argument("--parallel", action="store_true", help="one process a seed, then one result")
     parser.add_argument("--from", dest="run", type=Path, help="a finished run directory")
-    parser.add_argument("--stages", type=Path, help="a run directory that was cut off")
+    parser.add_argument("--stages", type=Path, nargs="+", help="run directories that were cut off")
     parser.add_argument("--area", help="the receipt's area, where it is not the preset's")
-    parser.add_argument("--device-name", help="with --stages: what the run was made on")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "receipts")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--commit", help="the commit the run was made from, where git cannot tell")
     arguments = parser.parse_args()
     if arguments.stages:
-        result = from_stages(arguments.stages, arguments.device_name)
+        result = from_stages(arguments.stages)
     else:
-        measured = measure_in_parallel if arguments.parallel else measure
-        result = Result.read((arguments.run or measured(arguments.preset, arguments.runs)) / "result.json")
-    date = str(datetime.date.today())
-    value = receipt(result, date, arguments.commit or result.provenance.get("commit") or commit())
+        run = arguments.run or measure(arguments.preset, arguments.runs)
+        result = Result.read(run / "result.json")
+    value = receipt(result, str(datetime.date.today()), made_from(result.provenance, arguments.commit))
     if arguments.area:
         value["area"] = arguments.area
-    path = arguments.out / f"{value['area']}-{date}.json"
+    path = arguments.out / f"{value['area']}-{value['date']}.json"
     write_json(path, value)
     for figure in value["figures"]:
         mark = {True: "met", False: "NOT MET", None: ""}[figure["met"]]
@@ -103,45 +103,16 @@ def measure(preset: str, runs: Path) -> Path:
     return max(runs.glob("kill-switch-*"), key=lambda path: path.stat().st_mtime)
 
 
-def measure_in_parallel(preset_name: str, runs: Path) -> Path:
-    """One process a seed, since so small a model leaves most of a GPU idle; then one run of all their stages.
+def from_stages(runs: Sequence[Path]) -> Result:
+    """Scores of the looks that cut-off runs kept; an arm counts with the seeds that looked at it.
 
-    A stage belongs to one seed and holds only its own numbers, so the merged run goes on from them exactly as
-    a resumed run does, and computes scores and report.
+    Arms whose every seed was not reached have fewer canaries, which their intervals and `n` show. Several
+    runs must have run the same code with the same settings, but for their seeds.
     """
-    config = preset(preset_name)
-    parts = {seed: runs / f"seed{seed}" for seed in config.seeds}
-    words = [sys.executable, "-m", "sixgig", "run", "kill-switch", "--preset", preset_name]
-    running = []
-    for seed, part in parts.items():
-        part.mkdir(parents=True, exist_ok=True)
-        with (part / "log").open("w") as log:
-            command = [*words, "--out", str(part), "-s", f"seeds={seed}"]
-            running.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
-    statuses = [process.wait() for process in running]
-    if not set(statuses) <= {0, 1}:
-        raise SystemExit(f"seeds {list(parts)} ended with {statuses}: see {runs}/seed*/log")
-    request = Request(experiment="kill-switch", preset=preset_name, settings={}, out=runs)
-    with open_directory(request, prepare(request)) as merged:
-        for seed, part in parts.items():
-            for stage in part.glob(f"kill-switch-*/stages/seed{seed}-*.json"):
-                shutil.copy2(stage, merged.stages_path)
-        first = next(parts[config.seeds[0]].glob("kill-switch-*/stages/examples.json"))
-        shutil.copy2(first, merged.stages_path)
-    status = subprocess.run([*words, "--out", str(runs), "--resume"], check=False).returncode
-    if status not in (0, 1):
-        raise SystemExit(status)
-    return merged.path
-
-
-def from_stages(run: Path, device_name: str | None) -> Result:
-    """Scores of the looks that a cut-off run kept; an arm counts with the seeds that looked at it.
-
-    Arms whose every seed was not reached have fewer canaries, which their intervals and `n` show.
-    """
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    config, origin = _common_start(runs)
     # In the order they were done: what restoring says of an arm comes after what splitting said.
-    files = sorted(run.glob("stages/seed*"), key=lambda path: (not path.stem.endswith("-split"), path.name))
+    files = [path for run in runs for path in run.glob("stages/seed*")]
+    files.sort(key=lambda path: (not path.stem.endswith("-split"), path.name))
     stages = [json.loads(path.read_text(encoding="utf-8"))["value"] for path in files]
     observations = [
         Observation.from_json_value(one) for stage in stages for one in stage.get("observations", ())
@@ -157,13 +128,29 @@ def from_stages(run: Path, device_name: str | None) -> Result:
         experiment="kill-switch",
         status="interrupted",
         config=config,
-        provenance={"device_name": device_name, "library_versions": {}, "commit": None},
+        provenance=origin,
         plan={},
         memory=Memory(planned_peak_bytes=None, measured_peak_bytes=max(device_peaks)),
-        timings={"stages": sum(stage.get("seconds", 0.0) for stage in stages)},
+        timings={path.stem: stage.get("seconds", 0.0) for path, stage in zip(files, stages, strict=True)},
         scores=scores,
         verdicts=verdicts(scorer, config["sieves"]),
     )
+
+
+def _common_start(runs: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Configuration and provenance that the runs share; the seeds are those of all."""
+    configs = [yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) for run in runs]
+    origins = [event["provenance"] for run in runs for event in read_events(run / "events.jsonl")[:1]]
+    seeds = sorted({seed for config in configs for seed in config["seeds"]})
+    for name, values in (
+        ("settings", [{**config, "seeds": seeds} for config in configs]),
+        ("code", [origin["source_sha256"] for origin in origins]),
+        ("libraries", [origin["library_versions"] for origin in origins]),
+        ("device", [origin["device_name"] for origin in origins]),
+    ):
+        if any(value != values[0] for value in values):
+            raise SystemExit(f"the runs differ in {name}, so they are not one measurement: {values}")
+    return {**configs[0], "seeds": seeds}, {**origins[0], "seeds": seeds}
 
 
 def receipt(result: Result, date: str, made_from: str) -> dict[str, Any]:
@@ -217,13 +204,12 @@ def arm_figures(result: Result) -> list[dict[str, Any]]:
         base_arm = "reference" if arm == "isolated" else arm
         note = REFERENCE_IS_ISOLATED if arm == "isolated" else ""
         for name, (score_name, condition, target, holds) in AT_ZERO.items():
-            score = result.score(score_name, base_arm, 0.0, condition)
-            if arm in ("reference", "isolated") and score_name == "exposure_gap_reference":
-                figures.append(
-                    figure(label(arm, name), 0.0, "bits", None, None, note="the reference against itself")
-                )
-            elif score is not None:
-                figures.append(from_score(label(arm, name), score, arm, target, holds, note))
+            # Relearning was run on isolated itself; for the reference there is nothing to hold it against.
+            looked_at = arm if condition.startswith("relearn") else base_arm
+            score = result.score(score_name, looked_at, 0.0, condition)
+            if score is not None:
+                shown = note if looked_at == base_arm else ""
+                figures.append(from_score(label(arm, name), score, arm, target, holds, shown))
         if arm == "reference":
             continue
         if result.score("ppl_ratio_full", arm, 1.0) is not None:
@@ -305,9 +291,29 @@ def label(arm: str, name: str) -> str:
     return f"{arm.replace('-', '_')}_{name}"
 
 
-def commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+def made_from(origin: Mapping[str, Any], claimed: str | None) -> str:
+    """The commit whose code ran: as the run recorded it, else `claimed` where the code's digest agrees."""
+    recorded = origin["commit"]
+    if recorded and not origin["dirty"]:
+        return recorded
+    if not claimed:
+        raise SystemExit(
+            "the run cannot name its commit: it had uncommitted changes, or no git at hand; give --commit"
+        )
+    whole = _git("rev-parse", f"{claimed}^{{commit}}").decode().strip()
+    with tarfile.open(fileobj=io.BytesIO(_git("archive", whole, "src/sixgig"))) as archive:
+        files = {
+            member.name.removeprefix("src/sixgig/"): content.read()
+            for member in archive
+            if member.name.endswith(".py") and (content := archive.extractfile(member))
+        }
+    if source_sha256(files.items()) != origin["source_sha256"]:
+        raise SystemExit(f"the code that ran is not that of commit {whole}")
+    return whole
+
+
+def _git(*words: str) -> bytes:
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, check=True).stdout
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Never in it: user name, host name, or any path of the machine.
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -36,6 +37,7 @@ class Provenance:
     sixgig_version: str
     commit: str | None
     dirty: bool | None
+    source_sha256: str  # of the package's own code, which says what ran also where git is not at hand
     library_versions: dict[str, str] = field(hash=False)
     device_name: str
     python_version: str
@@ -53,11 +55,15 @@ def provenance(
     `device_name` is the device that computed; by default the first GPU, or the CPU's model. A data source
     named by an absolute path keeps the file's name alone.
     """
-    commit, dirty = git_state(Path(__file__).resolve().parent)
+    package = Path(__file__).resolve().parent
+    commit, dirty = git_state(package)
     return Provenance(
         sixgig_version=__version__,
         commit=commit,
         dirty=dirty,
+        source_sha256=source_sha256(
+            (path.relative_to(package).as_posix(), path.read_bytes()) for path in package.rglob("*.py")
+        ),
         library_versions=_library_versions(),
         device_name=device_name or default_device_name(probe()),
         python_version=platform.python_version(),
@@ -66,6 +72,14 @@ def provenance(
         seeds=tuple(seeds),
         data_sources=tuple(replace(source, name=_without_folder(source.name)) for source in data_sources),
     )
+
+
+def source_sha256(files: Iterable[tuple[str, bytes]]) -> str:
+    """Digest of (path within the package, content) of its Python files, in whatever order they come."""
+    whole = hashlib.sha256()
+    for name, content in sorted(files):
+        whole.update(f"{name}\0{len(content)}\0".encode() + content)
+    return whole.hexdigest()
 
 
 def default_device_name(hardware: Hardware) -> str:

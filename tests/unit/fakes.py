@@ -23,7 +23,6 @@ VOCABULARY = 256
 
 _AUTOCAST_USERS = (
     "sixgig.transform.training",
-    "sixgig.transform.plant",
     "sixgig.transform.restore",
     "sixgig.transform.streaming",
     "sixgig.evaluate.scoring",
@@ -35,9 +34,11 @@ _AUTOCAST_USERS = (
 class ByteTokenizer:
     """One token a byte of UTF-8."""
 
-    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+    def __call__(self, text: str | list[str], add_special_tokens: bool = True) -> dict[str, Any]:
         assert not add_special_tokens, "no special tokens exist here"
-        return {"input_ids": list(text.encode("utf-8"))}
+        if isinstance(text, str):
+            return {"input_ids": list(text.encode("utf-8"))}
+        return {"input_ids": [list(one.encode("utf-8")) for one in text]}
 
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(ids).decode("utf-8", errors="replace")

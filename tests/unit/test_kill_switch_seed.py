@@ -21,7 +21,8 @@ from sixgig.evaluate.observation import Observation, Observer
 from sixgig.experiments import kill_switch_seed
 from sixgig.experiments.kill_switch_config import ATTACKS, KillSwitchConfig
 from sixgig.experiments.kill_switch_scores import Scorer
-from sixgig.experiments.kill_switch_seed import SeedRun, tokenised
+from sixgig.experiments.kill_switch_seed import SeedRun
+from sixgig.experiments.kill_switch_texts import tokenised
 from sixgig.experiments.progress import RunProgress
 from sixgig.experiments.settings import as_plain
 from sixgig.load.loaded import LoadedModel, linear_layers
@@ -273,7 +274,7 @@ def test_alpha_0_is_the_base_alone(whole: tuple[SeedRun, RunDirectory], tmp_path
     one, run = whole
     again = seed_run(copy_of(run, tmp_path), one.loaded.folder)
     install_dense(again.loaded, again._base_weights("wiener"))
-    alone = again._observed(again._look(), "wiener", 0.0)
+    alone = again._observed(again.looks.plain(), "wiener", 0.0)
     assert alone == look(one, "wiener", 0.0)
     assert alone.canaries != look(one, "wiener", 0.5).canaries
 

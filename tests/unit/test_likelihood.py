@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from fakes import randn
 
+from sixgig.errors import InputError
 from sixgig.numerics.likelihood import token_nll
 
 
@@ -33,14 +34,40 @@ def test_equals_cross_entropy_in_fp32(num_rows: int, size: float) -> None:
     assert torch.allclose(nll, plain(states, head, targets), rtol=1e-5, atol=1e-5)
 
 
-def test_gradient_equals_that_of_the_plain_form() -> None:
-    states, head, targets = drawn(13)
+@pytest.mark.parametrize("size", [0.1, 1.0, 8.0])
+def test_gradient_equals_that_of_the_plain_form(size: float) -> None:
+    states, head, targets = drawn(13, size=size)
+    weights = randn(13, seed=4).abs()
     grads = []
     for function in (token_nll, plain):
-        inputs = states.clone().requires_grad_(True), head.clone().requires_grad_(True)
-        grads.append(torch.autograd.grad(function(*inputs, targets).mean(), inputs))
-    for ours, theirs in zip(*grads, strict=True):
-        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-7)
+        inputs = states.clone().requires_grad_(True)
+        grads.append(torch.autograd.grad((weights * function(inputs, head, targets)).sum(), inputs)[0])
+    assert torch.allclose(*grads, rtol=1e-4, atol=1e-6)
+
+
+def test_gradient_of_nearly_certain_tokens_does_not_vanish() -> None:
+    head = torch.eye(10)
+    states = (20.0 * head[:1]).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(token_nll(states, head, torch.tensor([0])).sum(), states)
+    assert float(gradient[0, 0]) == pytest.approx(-9 * math.exp(-20.0), rel=1e-3, abs=0)
+    assert float(gradient[0, 1]) == pytest.approx(math.exp(-20.0), rel=1e-3, abs=0)
+
+
+def test_gradient_under_autocast_is_near_the_true_one() -> None:
+    states, head, targets = drawn(64)
+    truth = states.clone().requires_grad_(True)
+    (expected,) = torch.autograd.grad(plain(truth, head, targets).sum(), truth)
+    inputs = states.clone().requires_grad_(True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (ours,) = torch.autograd.grad(token_nll(inputs, head, targets).sum(), inputs)
+    assert ours.dtype == torch.float32
+    assert float((ours - expected).norm() / expected.norm()) < 0.01
+
+
+def test_a_trained_head_is_refused() -> None:
+    states, head, targets = drawn(3)
+    with pytest.raises(InputError, match="frozen"):
+        token_nll(states, head.requires_grad_(True), targets)
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 4, 16, 17, 100])

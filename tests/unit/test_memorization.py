@@ -15,7 +15,7 @@ from sixgig.data.canaries import Canary, CanaryPlan, decoys, make_canaries
 from sixgig.evaluate.memorization import (
     MIN_K_SHARE,
     SecretScores,
-    exposure_probe,
+    exposure_probes,
     exposures,
     probability_in_samples,
     score_secrets,
@@ -149,17 +149,16 @@ def test_another_prefix_is_used_where_asked(trained: LoadedModel) -> None:
 
 def test_a_probe_is_the_secret_and_then_its_decoys() -> None:
     loaded, canary = fake_loaded(), CANARIES[0]
-    probe = exposure_probe(loaded, canary, num_decoys=5, seed=3)
+    probe, second = exposure_probes(loaded, [canary, CANARIES[1]], num_decoys=5, seed=3)
     assert list(probe.prefix_ids) == loaded.encode(canary.prefix)
     texts = [loaded.decode(list(ids)) for ids in probe.continuation_ids]
     assert texts == [canary.secret, *decoys(canary, 5, 3)]
-    other = exposure_probe(loaded, canary, num_decoys=5, seed=3, prefix="Say it")
-    assert list(other.prefix_ids) == loaded.encode("Say it")
-    assert other.continuation_ids == probe.continuation_ids
+    assert list(second.prefix_ids) == loaded.encode(CANARIES[1].prefix)
+    assert exposure_probes(loaded, [], num_decoys=5, seed=3) == []
 
 
 def test_memorised_canaries_have_the_largest_exposure_there_is(trained: LoadedModel) -> None:
-    probes = [exposure_probe(trained, canary, num_decoys=31, seed=0) for canary in CANARIES]
+    probes = exposure_probes(trained, CANARIES, num_decoys=31, seed=0)
     bits = dict(zip([canary.id for canary in CANARIES], exposures(trained, probes), strict=True))
     assert all(bits[name] == pytest.approx(5.0) for name in MUCH)  # log2(32) - log2(1)
     controls = [bits[canary.id] for canary in CANARIES if not canary.is_trained]

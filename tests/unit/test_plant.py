@@ -98,7 +98,7 @@ def test_every_text_is_shown_as_often_as_asked(monkeypatch: pytest.MonkeyPatch) 
         shown.extend(sequence.ids for sequence in sequences)
         return collate(sequences)
 
-    monkeypatch.setattr("sixgig.transform.plant.collate", counting)
+    monkeypatch.setattr("sixgig.transform.training.collate", counting)
     steps = plant(loaded, private, [1, 5, 8], public, CONFIG, seed=0)
     assert steps == 4  # 14 showings, four a step
     assert [shown.count(text.ids) for text in private] == [1, 5, 8]

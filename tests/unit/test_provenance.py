@@ -9,7 +9,7 @@ import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
-from sixgig.provenance import DataSource, git_state, provenance
+from sixgig.provenance import DataSource, git_state, provenance, source_sha256
 
 
 def source(name: str) -> DataSource:
@@ -71,3 +71,13 @@ def test_a_package_installed_inside_another_checkout_has_no_commit(tmp_path: Pat
 
 def test_a_package_outside_any_checkout_has_no_commit(tmp_path: Path) -> None:
     assert git_state(tmp_path) == (None, None)
+
+
+def test_the_code_that_ran_is_told_by_its_digest() -> None:
+    record = provenance([0], [], device_name="card")
+    package = Path(__file__).resolve().parents[2] / "src" / "sixgig"
+    files = [(path.relative_to(package).as_posix(), path.read_bytes()) for path in package.rglob("*.py")]
+    assert record.source_sha256 == source_sha256(reversed(files))
+    changed = [(name, content + b"#" if name == "errors.py" else content) for name, content in files]
+    assert source_sha256(changed) != record.source_sha256
+    assert source_sha256([("a.py", b"bc")]) != source_sha256([("a.pyb", b"c")])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from sixgig.data.batches import TokenSequence, collate, secret_only, whole_text
 from sixgig.errors import NumericalError, OutOfSpaceError
+from sixgig.transform import training
 from sixgig.transform.training import (
     MAX_PIECES,
     Schedule,
@@ -72,12 +74,14 @@ class Regression:
         self.said: list[str] = []
         self.losses: list[float] = []
 
-    def losses_at(self, step: int, num_pieces: int) -> Iterator[Tensor]:
-        for number, rows in enumerate(pieces(range(16), num_pieces)):
+    def losses_at(self, step: int, num_pieces: int) -> list[Callable[[], Tensor]]:
+        def loss(number: int, rows: Sequence[int]) -> Tensor:
             if len(rows) > self.fits and number == min(1, num_pieces - 1):
                 raise torch.OutOfMemoryError("device full")  # after a first piece has left its gradient
             chosen = list(rows)
-            yield (self.inputs[chosen] @ self.weight - self.targets[chosen]).square().sum() / 16
+            return (self.inputs[chosen] @ self.weight - self.targets[chosen]).square().sum() / 16
+
+        return [partial(loss, number, rows) for number, rows in enumerate(pieces(range(16), num_pieces))]
 
     def minimise(self, schedule: Schedule = SCHEDULE) -> Tensor:
         minimise(
@@ -114,6 +118,63 @@ def test_equals_plain_adamw_with_clipping() -> None:
     assert torch.allclose(got, problem.weight.detach(), rtol=1e-4, atol=1e-6)
 
 
+def test_each_gradient_is_clipped_to_its_share_and_gone_after_the_step() -> None:
+    sizes = (0.3, 50.0)
+    weights = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))]
+    alone = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))]
+    directions = [size * randn(3, seed=number) for number, size in enumerate(sizes)]
+
+    def losses_at(step: int, num_pieces: int) -> list[Callable[[], Tensor]]:
+        return [lambda: sum((w * d).sum() for w, d in zip(weights, directions, strict=True)) * (step + 1.0)]
+
+    schedule = Schedule(learning_rate=0.1, num_steps=3, clip_norm=1.0)
+    minimise(weights, losses_at, schedule, what="testing")
+    assert all(weight.grad is None for weight in weights)
+    for weight, direction in zip(alone, directions, strict=True):
+        optimizer = torch.optim.AdamW([weight], weight_decay=0.0)
+        for step in range(3):
+            optimizer.param_groups[0]["lr"] = schedule.rate(step)
+            weight.grad = direction * (step + 1.0)
+            nn.utils.clip_grad_norm_([weight], 1 / 2**0.5)
+            optimizer.step()
+    for got, expected in zip(weights, alone, strict=True):
+        assert torch.allclose(got, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_pieces", [1, 3])
+def test_stepping_within_the_backward_pass_or_after_it_gives_the_same(
+    num_pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(within_backward: bool) -> list[Tensor]:
+        problem = Regression()
+        problem.losses_at = lambda step, _, cut=problem.losses_at: cut(step, num_pieces)
+        monkeypatch.setattr(
+            training,
+            "_Update",
+            lambda parameters, schedule, within_backward: update(
+                parameters, schedule, within_backward=wanted
+            ),
+        )
+        wanted = within_backward
+        return [problem.minimise(Schedule(learning_rate=0.05, num_steps=8, clip_norm=0.1))]
+
+    update = training._Update
+    for one, other in zip(trained(True), trained(False), strict=True):
+        assert torch.allclose(one, other, rtol=1e-6)
+
+
+def test_gradients_of_earlier_parameters_are_let_go_while_later_ones_are_still_to_come() -> None:
+    first, second = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    held: list[bool] = []
+    first.register_hook(lambda gradient: held.append(second.grad is not None))
+
+    def losses_at(step: int, num_pieces: int) -> list[Callable[[], Tensor]]:
+        return [lambda: ((first * 2).tanh() * second).sum()]
+
+    minimise([first, second], losses_at, Schedule(learning_rate=0.1, num_steps=2), what="testing")
+    assert held == [False, False]
+
+
 def test_running_out_of_memory_halves_the_pieces_says_so_and_changes_no_number() -> None:
     whole, tight = Regression(), Regression(fits=4)
     assert torch.allclose(tight.minimise(), whole.minimise(), rtol=1e-5, atol=1e-6)
@@ -138,8 +199,8 @@ def test_a_loss_that_is_no_number_stops_before_the_step(bad: float) -> None:
     weight = nn.Parameter(torch.ones(2))
     seen = []
 
-    def losses_at(step: int, num_pieces: int) -> Iterator[Tensor]:
-        yield (weight * (bad if step == 2 else 1.0)).sum()
+    def losses_at(step: int, num_pieces: int) -> list[Callable[[], Tensor]]:
+        return [lambda: (weight * (bad if step == 2 else 1.0)).sum()]
 
     def remember(step: int, loss: float) -> None:
         seen.append(weight.detach().clone())

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError
@@ -68,20 +70,17 @@ def collate(sequences: Sequence[TokenSequence]) -> TokenBatch:
     """Right-pads to the longest. Raises InputError for an empty list."""
     if not sequences:
         raise InputError("no sequences to batch")
-    length = max(len(sequence.ids) for sequence in sequences)
-    ids_BT = torch.zeros(len(sequences), length, dtype=torch.int64)
-    mask_BT = torch.zeros_like(ids_BT)
-    targets_BT = torch.zeros_like(ids_BT)
-    weights_BT = torch.zeros(len(sequences), length)
-    for row, sequence in enumerate(sequences):
-        num_ids = len(sequence.ids)
-        ids_BT[row, :num_ids] = torch.tensor(sequence.ids)
-        mask_BT[row, :num_ids] = 1
-        targets_BT[row, : num_ids - 1] = torch.tensor(sequence.ids[1:])
-        weights_BT[row, : num_ids - 1] = torch.tensor(sequence.weights[1:])
-    return TokenBatch(
-        ids_BT=ids_BT, mask_BT=mask_BT, targets_BT=targets_BT * (weights_BT > 0), weights_BT=weights_BT
-    )
+    lengths_B = torch.tensor([len(sequence.ids) for sequence in sequences])
+    real_BT = torch.arange(int(lengths_B.max())) < lengths_B[:, None]
+    ids_BT = torch.zeros(real_BT.shape, dtype=torch.int64)
+    weights_BT = torch.zeros(real_BT.shape)
+    # Row by row, as the mask is read.
+    ids_BT[real_BT] = torch.tensor(list(chain.from_iterable(one.ids for one in sequences)))
+    weights_BT[real_BT] = torch.tensor(list(chain.from_iterable(one.weights for one in sequences)))
+    # A position's weight and target are the next token's; the last column, with no next one, gets none.
+    weights_BT = F.pad(weights_BT[:, 1:], (0, 1))
+    targets_BT = F.pad(ids_BT[:, 1:], (0, 1)) * (weights_BT > 0)
+    return TokenBatch(ids_BT=ids_BT, mask_BT=real_BT.long(), targets_BT=targets_BT, weights_BT=weights_BT)
 
 
 def batches(sequences: Sequence[TokenSequence], batch_size: int) -> Iterator[TokenBatch]:

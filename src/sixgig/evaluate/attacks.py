@@ -8,17 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.batches import TokenSequence, collate
+from ..data.batches import TokenSequence
 from ..data.canaries import Canary
 from ..load.loaded import LoadedModel
 from ..numerics.quantize import dequantize, quantize_rtn
 from ..transform.network import install_dense
 from ..transform.plant import trainable_linears
-from ..transform.training import Schedule, minimise, mixed_precision, pieces, weighted_nll_sum
+from ..transform.training import Schedule, minimise, nll_pieces
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,18 +46,11 @@ def relearn(
     """
     install_dense(loaded, weights)
     parameters = trainable_linears(loaded.network)
-    order = np.arange(len(texts))
 
-    def losses_at(step: int, num_pieces: int):
-        chosen = [
-            texts[order[i % len(order)]]
-            for i in range(step * config.batch_size, (step + 1) * config.batch_size)
-        ]
-        total = sum(sum(sequence.weights[1:]) for sequence in chosen)
-        for piece in pieces(chosen, num_pieces):
-            with mixed_precision(loaded.device):
-                nll_sum, _ = weighted_nll_sum(loaded, collate(piece).to(loaded.device))
-            yield nll_sum / total
+    def losses_at(step: int, num_pieces: int) -> list[Callable[[], Tensor]]:
+        start = step * config.batch_size
+        chosen = [texts[i % len(texts)] for i in range(start, start + config.batch_size)]
+        return nll_pieces(loaded, [chosen], num_pieces)
 
     def after_step(step: int, loss: float) -> None:
         if step + 1 in config.checkpoints:

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.batches import collate, secret_only
 from ..data.canaries import Canary, decoys
 from ..load.loaded import LoadedModel
+from ..numerics.likelihood import default_chunk_rows
 from ..transform.training import hidden_states, mixed_precision
 from .scoring import Continuations, score_continuations
 from .statistics import exposure_bits
@@ -55,24 +57,33 @@ def score_secrets(
         chosen_BT = batch.weights_BT > 0
         with mixed_precision(loaded.device):
             hidden_ND = hidden_states(loaded, batch)[chosen_BT]
-            logits_NV = (hidden_ND.to(torch.bfloat16) @ loaded.head_VD.to(torch.bfloat16).T).float()
-        per_token = _token_statistics(logits_NV, batch.targets_BT[chosen_BT])
+        per_token = _token_statistics(hidden_ND, loaded.head_VD, batch.targets_BT[chosen_BT])
         bounds = np.cumsum([len(secret) for _, secret in ids])[:-1]
         for canary, rows in zip(group, np.split(per_token, bounds), strict=True):
             scores.append(_secret_scores(canary, rows, prefix_of(canary)))
     return scores
 
 
-def _token_statistics(logits_NV: Tensor, targets_N: Tensor) -> np.ndarray:
+def _token_statistics(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> np.ndarray:
     """[N, 3]: log-likelihood, whether the target is the argmax, Min-K%++'s standardised log-likelihood."""
-    log_p_NV = logits_NV.log_softmax(dim=-1)
+    head = head_VD.to(torch.bfloat16)
+    rows = default_chunk_rows(hidden_ND.device)
+    parts = [
+        _chunk_statistics(F.linear(hidden_ND[i : i + rows].to(torch.bfloat16), head), targets_N[i : i + rows])
+        for i in range(0, len(hidden_ND), rows)
+    ]
+    return torch.cat(parts).double().cpu().numpy()
+
+
+def _chunk_statistics(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    hit_N = (logits_NV.argmax(dim=-1) == targets_N).float()
+    log_p_NV = logits_NV.float().log_softmax(dim=-1)
     p_NV = log_p_NV.exp()
     mean_N = (p_NV * log_p_NV).sum(dim=-1)
     variance_N = (p_NV * log_p_NV.square()).sum(dim=-1) - mean_N.square()
     target_N = log_p_NV.gather(1, targets_N[:, None])[:, 0]
     standard_N = (target_N - mean_N) / variance_N.clamp(min=1e-6).sqrt()
-    hit_N = (logits_NV.argmax(dim=-1) == targets_N).float()
-    return torch.stack([target_N, hit_N, standard_N], dim=1).double().cpu().numpy()
+    return torch.stack([target_N, hit_N, standard_N], dim=1)
 
 
 def _secret_scores(canary: Canary, rows: np.ndarray, prefix: str) -> SecretScores:
@@ -90,15 +101,19 @@ def _secret_scores(canary: Canary, rows: np.ndarray, prefix: str) -> SecretScore
     )
 
 
-def exposure_probe(
-    loaded: LoadedModel, canary: Canary, *, num_decoys: int, seed: int, prefix: str | None = None
-) -> Continuations:
-    """The canary's own secret followed by its decoys, as token ids; made once, used for every model."""
-    secrets = (canary.secret, *decoys(canary, num_decoys, seed))
-    return Continuations(
-        prefix_ids=tuple(loaded.encode(canary.prefix if prefix is None else prefix)),
-        continuation_ids=tuple(tuple(loaded.encode(secret)) for secret in secrets),
-    )
+def exposure_probes(
+    loaded: LoadedModel, canaries: Sequence[Canary], *, num_decoys: int, seed: int
+) -> list[Continuations]:
+    """Each canary's own secret followed by its decoys, as token ids; made once, used for every model."""
+    secrets = [(canary.secret, *decoys(canary, num_decoys, seed)) for canary in canaries]
+    ids = iter(loaded.encode_all([secret for group in secrets for secret in group]))
+    return [
+        Continuations(
+            prefix_ids=tuple(loaded.encode(canary.prefix)),
+            continuation_ids=tuple(tuple(next(ids)) for _ in group),
+        )
+        for canary, group in zip(canaries, secrets, strict=True)
+    ]
 
 
 def exposures(

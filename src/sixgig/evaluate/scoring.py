@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 
 import numpy as np
 import torch
@@ -71,11 +71,10 @@ def _score_group(loaded: LoadedModel, items: list[Continuations]) -> list[np.nda
     counts = [len(item.continuation_ids) for item in items]
     flat = [ids for item in items for ids in item.continuation_ids]
     lengths = torch.tensor([len(ids) for ids in flat])
-    targets_NS = torch.zeros(len(flat), int(lengths.max()), dtype=torch.int64)
-    for row, ids in enumerate(flat):
-        targets_NS[row, : len(ids)] = torch.tensor(ids)
-    real_NS = (torch.arange(targets_NS.shape[1]) < lengths[:, None]).to(device)
-    targets_NS = targets_NS.to(device)
+    real_NS = torch.arange(int(lengths.max())) < lengths[:, None]
+    targets_NS = torch.zeros(real_NS.shape, dtype=torch.int64)
+    targets_NS[real_NS] = torch.tensor(list(chain.from_iterable(flat)))  # row by row, as the mask is read
+    real_NS, targets_NS = real_NS.to(device), targets_NS.to(device)
     owner_N = torch.repeat_interleave(torch.arange(len(items)), torch.tensor(counts)).to(device)
     with mixed_precision(device):
         hidden_NSD = _continuation_hidden(loaded, items, targets_NS, owner_N)

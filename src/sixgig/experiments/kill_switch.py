@@ -26,7 +26,8 @@ from ..transform.network import install_split
 from .kill_switch_config import KillSwitchConfig
 from .kill_switch_curves import curves
 from .kill_switch_scores import Scorer
-from .kill_switch_seed import SeedRun, Texts, tokenised
+from .kill_switch_seed import SeedRun
+from .kill_switch_texts import Texts, tokenised
 from .kill_switch_verdicts import verdicts
 from .progress import RunProgress
 from .settings import as_plain

@@ -36,25 +36,25 @@ class KillSwitchConfig:
     attacked: tuple[str, ...] = ("wiener", "reference", "hessian")
 
     # Canaries.
-    num_calibration: int = 18
+    num_calibration: int = 12
     num_heldout: int = 18
     num_heldout_other: int = 0
     num_control: int = 48
     num_control_other: int = 0
     num_wrong_set: int = 24
     num_look_alike: int = 0
-    repetitions: tuple[int, ...] = (16,)
-    num_decoys: int = 31
-    num_probed_controls: int = 9  # controls whose exposure is measured under every condition
-    num_probed_controls_plain: int = 24  # and under the plain condition at alpha = 0
+    repetitions: tuple[int, ...] = (12,)
+    num_decoys: int = 15
+    num_probed_controls: int = 6  # controls whose exposure is measured under every condition
+    num_probed_controls_plain: int = 18  # and under the plain condition at alpha = 0
 
     # Public text.
     train_window: int = 32
     num_train_windows: int | None = None
     calibration_window: int = 256
-    num_calibration_windows: int = 16
+    num_calibration_windows: int = 8
     test_window: int = 128
-    num_test_windows: int = 32
+    num_test_windows: int = 24
 
     # Planting.
     plant_learning_rate: float = 1e-3

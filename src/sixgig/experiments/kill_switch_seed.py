@@ -6,9 +6,8 @@ original -> plant -> reference -> full precision -> split -> for each arm: resto
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,8 @@ from torch import Tensor
 
 from ..data.batches import TokenSequence, batches, whole_text
 from ..data.canaries import Canary, make_canaries, paraphrased_prefix
-from ..data.corpora import Corpus, token_windows
 from ..evaluate.attacks import disturbed_prefix, relearn, requantised, shaken
-from ..evaluate.memorization import exposure_probe
 from ..evaluate.observation import Look, Observation, Observer
-from ..evaluate.scoring import Continuations
 from ..hardware import peak_rss_bytes
 from ..layers.split_linear import set_alpha
 from ..load.loaded import LoadedModel, linear_layers
@@ -33,50 +29,15 @@ from ..transform.network import install_dense, install_split
 from ..transform.plant import plant
 from ..transform.restore import Lesson, fit_ortho, prepare_lessons
 from ..transform.sieve import make_sieve
-from ..transform.split import PUBLIC, Arm, LayerSplit, split_layers_of
+from ..transform.split import PUBLIC, Arm, LayerSplit, OrthoConfig, split_layers_of
 from .kill_switch_config import KillSwitchConfig
+from .kill_switch_facts import base_facts, ortho_facts
+from .kill_switch_looks import Looks, families_in_turn
+from .kill_switch_texts import Texts
 from .progress import RunProgress
 
 FILTERS = ("wiener", "random", "wrong-set", "look-alike")  # arms whose M is a Wiener filter's
 FULL, ORIGINAL, REFERENCE = "full_precision", "original", "reference"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Texts:
-    """Public token windows, never overlapping: for training, for calibration, for scores."""
-
-    corpora: tuple[Corpus, ...]
-    train: tuple[TokenSequence, ...]
-    calibration: tuple[TokenSequence, ...]
-    test: tuple[tuple[int, ...], ...]
-    notes: tuple[str, ...] = ()
-
-
-def tokenised(loaded: LoadedModel, corpora: tuple[Corpus, Corpus, Corpus], config: KillSwitchConfig) -> Texts:
-    """The three corpora (train, calibration, test) cut into windows of the configured sizes.
-
-    A text too short for the windows asked for gives those it has, with a note for the report.
-    """
-    notes: list[str] = []
-
-    def windows(corpus: Corpus, length: int, count: int | None) -> list[tuple[int, ...]]:
-        ids = np.asarray(loaded.encode(corpus.text))
-        available = len(ids) // length
-        if count is not None and available < count:
-            notes.append(f"{corpus.name} holds {available} windows of {length} tokens, not {count}")
-        found = token_windows(ids, length, None if count is None else min(count, max(available, 1)))
-        return [tuple(int(i) for i in window) for window in found]
-
-    train, calibration, test = corpora
-    return Texts(
-        corpora=corpora,
-        train=tuple(map(whole_text, windows(train, config.train_window, config.num_train_windows))),
-        calibration=tuple(
-            map(whole_text, windows(calibration, config.calibration_window, config.num_calibration_windows))
-        ),
-        test=tuple(windows(test, config.test_window, config.num_test_windows)),
-        notes=tuple(notes),
-    )
 
 
 @dataclass
@@ -99,9 +60,9 @@ class SeedRun:
     def __post_init__(self) -> None:
         self.canaries = make_canaries(self.config.canary_plan(), self.seed)
         self.groups: dict[str, list[Canary]] = {}
-        for canary in _families_in_turn(self.canaries):
+        for canary in families_in_turn(self.canaries):
             self.groups.setdefault(canary.group, []).append(canary)
-        self._probes: dict[str, Continuations] = {}
+        self.looks = Looks(self.config, self.loaded, self.canaries, self.texts.test, self.seed)
         self._lessons: list[Lesson] | None = None
         # W0 is read from the model's own file when it is needed, so that it takes no memory beside W.
         self._original = weight_reader(self.loaded.folder / "model.safetensors", ".weight")
@@ -111,7 +72,7 @@ class SeedRun:
     def stages(self) -> dict[str, tuple[float, Callable[[], Any]]]:
         """name -> (weight in tokens through the model, what to do)."""
         config = self.config
-        plain, quick = self._look_tokens(plain=True), self._look_tokens(plain=False)
+        plain, quick = self.looks.num_tokens(plain=True), self.looks.num_tokens(plain=False)
         steps = self._plant_steps()
         step_tokens = 3 * (
             30 * config.plant_private_per_step + config.train_window * config.plant_public_per_step
@@ -244,7 +205,9 @@ class SeedRun:
         facts = {}
         for arm, layers in splits.items():
             save_layers(self._work(arm), layers)
-            facts[arm] = _split_facts(layers)
+            facts[arm] = base_facts(layers)
+            if arm == "hessian" and arm in config.restored:  # its Ortho part is what the sieve chose
+                facts[arm] |= ortho_facts(layers, config.factor_bits)
         return {"facts": facts}
 
     def _arms_to_split(self) -> list[str]:
@@ -258,7 +221,8 @@ class SeedRun:
             private_set=name if name in ("wrong-set", "look-alike") else "private",
             before_set=REFERENCE if name == "isolated" else ORIGINAL,
             quantize=self.config.quantize(),
-            ortho=self.config.ortho(name),
+            # What nobody will look at with alpha = 1 gets no Ortho part.
+            ortho=self.config.ortho(name) if name in self.config.restored else OrthoConfig(rank=0),
         )
 
     def _restore(self, arm: str) -> dict[str, Any]:
@@ -279,7 +243,7 @@ class SeedRun:
             announce=self._announce,
         )
         save_layers(self._work(f"{arm}-restored"), fitted)
-        return {"facts": {arm: _ortho_facts(fitted, config.factor_bits)}}
+        return {"facts": {arm: ortho_facts(fitted, config.factor_bits)}}
 
     def _prepared_lessons(self) -> list[Lesson]:
         if self._lessons is None:
@@ -295,11 +259,11 @@ class SeedRun:
 
     def _observe_original(self) -> dict[str, Any]:
         self._install_original()
-        return self._observations([self._observed(self._look(probes=False), ORIGINAL, None)])
+        return self._observations([self._observed(self.looks.plain(probes=False), ORIGINAL, None)])
 
     def _observe_full_precision(self) -> dict[str, Any]:
         self._install_planted()
-        return self._observations([self._observed(self._look(), FULL, None)])
+        return self._observations([self._observed(self.looks.plain(), FULL, None)])
 
     def _observe_arm(self, arm: str, alphas: Sequence[float]) -> dict[str, Any]:
         layers = self.layers(arm, restored=max(alphas) > 0)
@@ -307,9 +271,8 @@ class SeedRun:
         seen = []
         for number, alpha in enumerate(alphas):
             set_alpha(self.loaded.network, alpha)
-            seen.append(
-                self._observed(self._look(plain=alpha == 0.0), arm, alpha, part=(number, len(alphas)))
-            )
+            look = self.looks.plain() if alpha == 0.0 else self.looks.quick()
+            seen.append(self._observed(look, arm, alpha, part=(number, len(alphas))))
         return self._observations(seen)
 
     def _relearn(self, arm: str) -> dict[str, Any]:
@@ -324,7 +287,7 @@ class SeedRun:
         def look(step: int) -> None:
             seen.append(
                 self._observed(
-                    self._look(plain=False, windows=False),
+                    self.looks.quick(windows=False),
                     arm,
                     0.0,
                     f"{name}-{step}",
@@ -345,7 +308,7 @@ class SeedRun:
 
     def _attacked(self, arm: str, attack: str, part: tuple[int, int]) -> list[Observation]:
         weights = self._base_weights(arm)
-        look = self._look(plain=False, windows=False)
+        look = self.looks.quick(windows=False)
         if attack == "relearn-benign":
             return self._relearned(arm, self._wholes("look_alike"), attack)
         if attack.startswith("requantise-int"):
@@ -354,63 +317,11 @@ class SeedRun:
         elif attack == "noise":
             weights = shaken(weights, self.config.noise_share, self.seed)
         elif attack == "paraphrase":
-            look = self._look(plain=False, windows=False, wording=paraphrased_prefix)
+            look = self.looks.quick(windows=False, wording=paraphrased_prefix)
         elif attack == "prefix-noise":
-            look = self._look(plain=False, windows=False, wording=disturbed_prefix)
+            look = self.looks.quick(windows=False, wording=disturbed_prefix)
         install_dense(self.loaded, weights)
         return [self._observed(look, arm, 0.0, attack, part=part)]
-
-    def _look(
-        self,
-        *,
-        plain: bool = True,
-        probes: bool = True,
-        windows: bool = True,
-        wording: Callable[[Canary], str] | None = None,
-    ) -> Look:
-        """All canaries in a plain look; under other conditions only as many controls as are probed there."""
-        config = self.config
-        num_controls = config.num_probed_controls_plain if plain else config.num_probed_controls
-        limits = {
-            "heldout": None,
-            "heldout_other": None,
-            "control": num_controls,
-            "control_other": num_controls,
-        }
-        probed = {c.id for group, limit in limits.items() for c in self.groups.get(group, [])[:limit]}
-        canaries = [
-            c
-            for c in self.canaries
-            if (
-                c.group not in ("wrong_set", "look_alike")
-                if plain
-                else c.id in probed or c.group == "calibration"
-            )
-        ]
-        chosen = [c for c in canaries if probes and c.id in probed]
-        return Look(
-            canaries=canaries,
-            probes={c.id: self._probe(c, wording) for c in chosen},
-            windows=self.texts.test if windows else (),
-            prefix_of=wording or (lambda canary: canary.prefix),
-        )
-
-    def _look_tokens(self, *, plain: bool) -> int:
-        """About how many tokens a look takes, known without making its probes."""
-        config = self.config
-        controls = config.num_probed_controls_plain if plain else config.num_probed_controls
-        probed = config.num_heldout + config.num_heldout_other + controls
-        return 15 * probed * (config.num_decoys + 1) + config.num_test_windows * config.test_window
-
-    def _probe(self, canary: Canary, wording: Callable[[Canary], str] | None) -> Continuations:
-        if canary.id not in self._probes:
-            self._probes[canary.id] = exposure_probe(
-                self.loaded, canary, num_decoys=self.config.num_decoys, seed=self.seed
-            )
-        probe = self._probes[canary.id]
-        if wording is None:
-            return probe
-        return replace(probe, prefix_ids=tuple(self.loaded.encode(wording(canary))))
 
     def _observed(
         self,
@@ -474,33 +385,3 @@ class SeedRun:
     def _announce(self, message: str) -> None:
         self.run.log("fallback", message=message)
         self.progress.note(message)
-
-
-def _families_in_turn(canaries: Sequence[Canary]) -> list[Canary]:
-    """Every group's families by turns, so that its first few canaries are no single family's."""
-    seen: Counter[tuple[str, str]] = Counter()
-    turns: list[tuple[int, Canary]] = []
-    for canary in canaries:
-        turns.append((seen[canary.group, canary.family], canary))
-        seen[canary.group, canary.family] += 1
-    return [canary for _, canary in sorted(turns, key=lambda turn: turn[0])]
-
-
-def _split_facts(layers: Mapping[str, LayerSplit]) -> dict[str, float]:
-    num_weights = sum(layer.base.codes_OI.numel() for layer in layers.values())
-    changed = sum(layer.codes_changed * layer.base.codes_OI.numel() for layer in layers.values())
-    base_bits = sum(layer.base.storage_bits for layer in layers.values())
-    sparse_bits = sum(layer.ortho.sparse.storage_bits for layer in layers.values() if layer.ortho.sparse)
-    return {
-        "num_linear_weights": num_weights,
-        "codes_changed": changed / num_weights,
-        "base_bytes": base_bits // 8,
-        "ortho_bytes": sparse_bits // 8,
-        "ortho_bits_per_weight": sparse_bits / num_weights,
-    }
-
-
-def _ortho_facts(layers: Mapping[str, LayerSplit], factor_bits: int) -> dict[str, float]:
-    num_weights = sum(layer.base.codes_OI.numel() for layer in layers.values())
-    bits = sum(layer.ortho.storage_bits(factor_bits) for layer in layers.values())
-    return {"ortho_bytes": bits // 8, "ortho_bits_per_weight": bits / num_weights}

@@ -6,7 +6,7 @@ probe -> catalogue -> plan -> load -> experiment -> report
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..errors import DoesNotFitError, InputError, NotAvailableError, UnknownName
 from ..hardware import Hardware, choose_preset, probe, return_freed_memory
 from ..load.fetch import model_folder
 from ..memory import usable_device_bytes, usable_ram_bytes
+from ..provenance import provenance
 from ..report.schema import Result
 from ..report.store import RunDirectory
 from ..units import format_bytes
@@ -132,7 +133,8 @@ def run(request: Request) -> Finished:
         if directory.result_path.exists():
             result = Result.read(directory.result_path)
         else:
-            directory.log("start", resumed=request.resume)
+            # Here too, so that what a cut-off run leaves behind says where it comes from.
+            directory.log("start", resumed=request.resume, provenance=asdict(provenance([], [])))
             result, samples = run_kill_switch(
                 prepared.config,
                 directory,

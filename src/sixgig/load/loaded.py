@@ -38,6 +38,10 @@ class LoadedModel:
         """Token ids of `text` alone, no special tokens."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
+    def encode_all(self, texts: list[str]) -> list[list[int]]:
+        """`encode` of each text; far quicker for many short ones."""
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids)
 

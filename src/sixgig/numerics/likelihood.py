@@ -5,36 +5,42 @@ Shapes: T positions, D hidden, V vocabulary.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+
+from ..errors import InputError
 
 
 def token_nll(
     hidden_TD: Tensor, head_VD: Tensor, targets_T: Tensor, *, chunk_rows: int | None = None
 ) -> Tensor:
-    """-log softmax(h E^T)[target] in nats, fp32 [T]; differentiable.
+    """-log softmax(h E^T)[target] in nats, fp32 [T]; differentiable in the hidden states.
 
     Equals `F.cross_entropy((hidden @ head.T).float(), targets, reduction="none")`, but the target's own
     logit is recomputed in fp32: bf16 keeps 8 bits, so a logit near 20 is off by up to 0.06, which would
     blur the ranking of nearly equal secrets. nll = softplus(logsumexp of the others - target's logit).
+
+    Raises InputError for a head that is trained: its gradient is not computed here.
     """
-    # A chunk's logits should stay near a CPU's caches; a GPU wants few large products.
-    chunk_rows = chunk_rows or (2048 if hidden_TD.device.type == "cuda" else 128)
+    if head_VD.requires_grad:
+        raise InputError("the output head must be frozen", todo="head.requires_grad_(False)")
+    chunk_rows = chunk_rows or default_chunk_rows(hidden_TD.device)
     head = cast_once(head_VD, hidden_TD)
+    wants_gradient = torch.is_grad_enabled() and hidden_TD.requires_grad
     parts = []
     for start in range(0, len(hidden_TD), chunk_rows):
         rows = slice(start, start + chunk_rows)
         chunk = (hidden_TD[rows], head, head_VD[targets_T[rows]], targets_T[rows])
-        # With gradients the logits are computed again in the backward pass, so one chunk at most is held.
-        if torch.is_grad_enabled() and hidden_TD.requires_grad:
-            parts.append(cast(Tensor, checkpoint(_chunk_nll, *chunk, use_reentrant=False)))
-        else:
-            parts.append(_chunk_nll(*chunk))
+        parts.append(_ChunkNll.apply(*chunk) if wants_gradient else _chunk_nll(*chunk)[0])
     return torch.cat(parts) if parts else hidden_TD.new_zeros(0, dtype=torch.float32)
+
+
+def default_chunk_rows(device: torch.device) -> int:
+    """Rows of logits at a time: few enough to stay near a CPU's caches; a GPU wants few large products."""
+    return 2048 if device.type == "cuda" else 128
 
 
 def cast_once(head_VD: Tensor, hidden: Tensor) -> Tensor:
@@ -47,9 +53,47 @@ def cast_once(head_VD: Tensor, hidden: Tensor) -> Tensor:
     return head_VD.to(torch.get_autocast_dtype(device) if autocast else hidden.dtype)
 
 
-def _chunk_nll(hidden_TD: Tensor, head_VD: Tensor, target_rows_TD: Tensor, targets_T: Tensor) -> Tensor:
+class _ChunkNll(torch.autograd.Function):
+    """`_chunk_nll` with its gradient d nll / d hidden = softmax(logits) E - E[target].
+
+    The gradient is taken while the chunk's logits are at hand, so that no logits are kept or computed twice
+    (as in Liger Kernel's fused linear cross-entropy, Hsu et al. 2024, arXiv 2410.10989, section 3.2).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_TD: Tensor, head: Tensor, target_rows_TD: Tensor, targets_T: Tensor
+    ) -> Tensor:
+        nll_T, others_TV, scale_T1 = _chunk_nll(hidden_TD, head, target_rows_TD, targets_T)
+        # exp(logit - max) of the others, over their sum, times the share 1 - p(target) that they have.
+        share_T1 = -torch.expm1(-nll_T)[:, None]
+        others_TV.mul_(share_T1 / scale_T1)
+        with torch.autocast(hidden_TD.device.type, enabled=False):
+            of_others_TD = (others_TV.to(head.dtype) @ head).float()
+            gradient_TD = of_others_TD - share_T1 * target_rows_TD.float()
+        ctx.save_for_backward(gradient_TD.to(hidden_TD.dtype))
+        return nll_T
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient_TD,) = ctx.saved_tensors
+        return gradient_TD * gradients[0][:, None].to(gradient_TD.dtype), None, None, None
+
+
+@torch.no_grad()
+def _chunk_nll(
+    hidden_TD: Tensor, head: Tensor, target_rows_TD: Tensor, targets_T: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """NLL [T]; exp(logit - max) [T, V] with 0 at the target; its sum [T, 1].
+
+    All on one buffer [T, V], since passes over it cost more than the product itself on a CPU.
+    """
     with torch.autocast(hidden_TD.device.type, enabled=False):
         target_logit_T = (hidden_TD.float() * target_rows_TD.float()).sum(dim=1)
-    logits_TV = F.linear(hidden_TD, head_VD).float()
-    others_T = logits_TV.scatter(1, targets_T[:, None], float("-inf")).logsumexp(dim=1)
-    return F.softplus(others_T - target_logit_T)
+    logits_TV = F.linear(hidden_TD, head)
+    logits_TV.scatter_(1, targets_T[:, None], float("-inf"))
+    highest_T1 = logits_TV.amax(dim=1, keepdim=True).float()
+    others_TV = logits_TV.float().sub_(highest_T1).exp_()
+    sum_T1 = others_TV.sum(dim=1, keepdim=True)
+    others_T = (sum_T1.log() + highest_T1)[:, 0]
+    return F.softplus(others_T - target_logit_T), others_TV, sum_T1

@@ -6,17 +6,17 @@ which are what the split can separate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 from torch import Tensor, nn
 
-from ..data.batches import TokenSequence, collate
+from ..data.batches import TokenSequence
 from ..errors import InputError
 from ..load.loaded import LoadedModel, linear_layers
-from .training import Schedule, minimise, mixed_precision, pieces, weighted_nll_sum
+from .training import Schedule, minimise, nll_pieces
 
 MAX_PADDING = 1.3  # padded over real positions, up to which one pass is cheaper than two
 
@@ -58,15 +58,11 @@ def plant(
         [generator.permutation(len(public)) for _ in range(-(-steps * config.public_per_step // len(public)))]
     )
 
-    def losses_at(step: int, num_pieces: int) -> Iterator[Tensor]:
+    def losses_at(step: int, num_pieces: int) -> list[Callable[[], Tensor]]:
         of_private = shown[step * config.private_per_step : (step + 1) * config.private_per_step]
         of_public = public_order[step * config.public_per_step : (step + 1) * config.public_per_step]
         groups = _passes([private[i] for i in of_private], [public[i] for i in of_public])
-        total = sum(sum(sequence.weights[1:]) for group in groups for sequence in group)
-        for piece in [piece for group in groups for piece in pieces(group, num_pieces)]:
-            with mixed_precision(loaded.device):
-                nll_sum, _ = weighted_nll_sum(loaded, collate(piece).to(loaded.device))
-            yield nll_sum / total
+        return nll_pieces(loaded, groups, num_pieces)
 
     parameters = trainable_linears(loaded.network)
     loaded.network.train()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..data.batches import TokenBatch, TokenSequence, collate
+from ..data.batches import TokenBatch, TokenSequence
 from ..layers.split_linear import OrthoPart
 from ..load.loaded import LoadedModel
 from ..numerics.likelihood import cast_once
@@ -25,7 +26,7 @@ from ..numerics.lowrank import restore_factor, round_factor
 from ..numerics.quantize import dequantize
 from .network import install
 from .split import LayerSplit
-from .training import Schedule, hidden_states, minimise, mixed_precision, pieces, weighted_nll_sum
+from .training import Schedule, hidden_states, minimise, mixed_precision, nll_pieces, pieces
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,22 +99,16 @@ def fit_ortho(
     lesson_order = _endless(generator, len(lessons), config.num_steps)
     private_order = _endless(generator, len(private), config.num_steps)
 
-    def losses_at(step: int, num_pieces: int) -> Iterator[Tensor]:
+    def losses_at(step: int, num_pieces: int) -> list[Callable[[], Tensor]]:
         lesson = lessons[lesson_order[step]]
         num_counted = len(lesson.teacher_ND)
-        for piece in _lesson_pieces(lesson, num_pieces):
-            batch = piece.batch.to(loaded.device)
-            with mixed_precision(loaded.device):
-                student_ND = hidden_states(loaded, batch)[batch.weights_BT > 0]
-                kl_sum = kl_divergence_sum(student_ND, piece.teacher_ND.to(loaded.device), loaded.head_VD)
-            yield kl_sum / num_counted
+        found: list[Callable[[], Tensor]] = [
+            partial(_mean_kl, loaded, piece, num_counted) for piece in _lesson_pieces(lesson, num_pieces)
+        ]
         if private:
-            texts = private[private_order[step]]
-            total = sum(sum(sequence.weights[1:]) for sequence in texts)
-            for part in pieces(texts, num_pieces):
-                with mixed_precision(loaded.device):
-                    nll_sum, _ = weighted_nll_sum(loaded, collate(part).to(loaded.device))
-                yield config.private_weight * nll_sum / total
+            texts = [private[private_order[step]]]
+            found += nll_pieces(loaded, texts, num_pieces, factor=config.private_weight)
+        return found
 
     if config.num_steps and parameters:
         schedule = Schedule(learning_rate=config.learning_rate, num_steps=config.num_steps)
@@ -129,6 +124,14 @@ def fit_ortho(
         name: replace(layers[name], ortho=_rounded(module, layers[name].ortho, config.factor_bits))
         for name, module in modules.items()
     }
+
+
+def _mean_kl(loaded: LoadedModel, piece: Lesson, num_counted: int) -> Tensor:
+    batch = piece.batch.to(loaded.device)
+    with mixed_precision(loaded.device):
+        student_ND = hidden_states(loaded, batch)[batch.weights_BT > 0]
+        kl_sum = kl_divergence_sum(student_ND, piece.teacher_ND.to(loaded.device), loaded.head_VD)
+    return kl_sum / num_counted
 
 
 def kl_divergence_sum(

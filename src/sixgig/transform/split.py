@@ -135,12 +135,14 @@ def split_one(evidence: Evidence, arm: Arm, plain: Quantized) -> LayerSplit:
     removed_OI = arm.sieve.removed(evidence)
     if not torch.isfinite(removed_OI).all():
         raise NumericalError(f"the sieve {arm.sieve.name} gave NaN or Inf", where=f"layer {evidence.name}")
-    kept_OI = evidence.weight_OI - removed_OI
     if arm.sieve.keeps_before:
         assert evidence.before_OI is not None  # or the sieve would have refused
         # W - (W - W0) is W0 but for rounding, and that rounding would carry traces of W into the Base.
-        kept_OI = evidence.before_OI
-    base = _quantize(kept_OI, evidence.statistics, arm.quantize)
+        base = _quantize(evidence.before_OI, evidence.statistics, arm.quantize)
+    elif removed_OI.any():
+        base = _quantize(evidence.weight_OI - removed_OI, evidence.statistics, arm.quantize)
+    else:
+        base = plain
     residual_OI = evidence.weight_OI - dequantize(base)
     return LayerSplit(
         base=_on_cpu(base),
@@ -154,6 +156,8 @@ def _first_guess(residual_OI: Tensor, statistics: InputStatistics, arm: Arm) -> 
     """What W - Base would need: top entries for a residual-ranking sieve, else U V (+ S) in the metric."""
     num_out, num_in = residual_OI.shape
     k = round(arm.ortho.sparse_share * residual_OI.numel())
+    if not arm.ortho.rank and not k:
+        return OrthoPart(up_Or=torch.zeros(num_out, 0), down_rI=torch.zeros(0, num_in))
     score_OI = arm.sieve.residual_score(residual_OI, statistics)
     if score_OI is not None:
         return OrthoPart(

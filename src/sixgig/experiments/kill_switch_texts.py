@@ -1,0 +1,50 @@
+"""The public text of the kill-switch experiment, as token windows that never overlap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..data.batches import TokenSequence, whole_text
+from ..data.corpora import Corpus, token_windows
+from ..load.loaded import LoadedModel
+from .kill_switch_config import KillSwitchConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """Public token windows, never overlapping: for training, for calibration, for scores."""
+
+    corpora: tuple[Corpus, ...]
+    train: tuple[TokenSequence, ...]
+    calibration: tuple[TokenSequence, ...]
+    test: tuple[tuple[int, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def tokenised(loaded: LoadedModel, corpora: tuple[Corpus, Corpus, Corpus], config: KillSwitchConfig) -> Texts:
+    """The three corpora (train, calibration, test) cut into windows of the configured sizes.
+
+    A text too short for the windows asked for gives those it has, with a note for the report.
+    """
+    notes: list[str] = []
+
+    def windows(corpus: Corpus, length: int, count: int | None) -> list[tuple[int, ...]]:
+        ids = np.asarray(loaded.encode(corpus.text))
+        available = len(ids) // length
+        if count is not None and available < count:
+            notes.append(f"{corpus.name} holds {available} windows of {length} tokens, not {count}")
+        found = token_windows(ids, length, None if count is None else min(count, max(available, 1)))
+        return [tuple(int(i) for i in window) for window in found]
+
+    train, calibration, test = corpora
+    return Texts(
+        corpora=corpora,
+        train=tuple(map(whole_text, windows(train, config.train_window, config.num_train_windows))),
+        calibration=tuple(
+            map(whole_text, windows(calibration, config.calibration_window, config.num_calibration_windows))
+        ),
+        test=tuple(windows(test, config.test_window, config.num_test_windows)),
+        notes=tuple(notes),
+    )
