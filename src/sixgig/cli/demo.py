@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..catalogue import EMBEDDED, resolve
-from ..experiments.run import Request
+from ..experiments.run import Request, prepare
 from ..experiments.run import run as run_experiment
 from ..load.fetch import fetch, is_fetched
 from .common import Json, say
@@ -24,10 +24,11 @@ def demo(
     json: Json = False,
 ) -> None:
     """Fetch the embedded model and prove the kill switch on it, in minutes."""
+    request = Request(experiment="kill-switch", preset=preset, settings={}, out=out, quiet=json)
+    prepare(request)  # what cannot run is refused before anything is downloaded
     spec = resolve(EMBEDDED)
     if not is_fetched(spec.name):
         say(size_message(spec))
         with shown_progress() as progress:
             fetch(spec.name, progress=progress)
-    request = Request(experiment="kill-switch", preset=preset, settings={}, out=out, quiet=json)
     show(run_experiment(request), json)
