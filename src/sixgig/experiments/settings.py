@@ -6,13 +6,16 @@ import dataclasses
 import math
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
 from ..errors import InputError, UnknownNameError
 
-C = TypeVar("C")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+C = TypeVar("C", bound="DataclassInstance")
 
 
 def parse_words(words: Sequence[str]) -> dict[str, Any]:
@@ -34,7 +37,7 @@ def parse_words(words: Sequence[str]) -> dict[str, Any]:
 def changed(config: C, values: Mapping[str, Any], *, where: str) -> C:
     """`config` with `values` in place. Unknown keys and values of a wrong type are reported all at once."""
     hints = get_type_hints(type(config))
-    names = {field.name for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+    names = {field.name for field in dataclasses.fields(config)}
     faults: list[str] = []
     accepted: dict[str, Any] = {}
     for key, value in ((str(key), value) for key, value in values.items()):  # YAML keys may be numbers
@@ -50,10 +53,10 @@ def changed(config: C, values: Mapping[str, Any], *, where: str) -> C:
             faults.append(f"{key} must be {_words(hints[key])}, not {value!r}")
     if faults:
         raise InputError("settings that cannot be used: " + "; ".join(faults), where=where)
-    return dataclasses.replace(config, **accepted)  # type: ignore[type-var]
+    return dataclasses.replace(config, **accepted)
 
 
-def as_plain(config: Any) -> dict[str, Any]:
+def as_plain(config: DataclassInstance) -> dict[str, Any]:
     """The settings as what YAML and JSON can hold."""
     return {
         key: list(value) if isinstance(value, tuple) else value
