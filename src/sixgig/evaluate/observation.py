@@ -15,6 +15,7 @@ import torch
 from ..data.canaries import Canary
 from ..errors import OutOfSpaceError
 from ..load.loaded import LoadedModel
+from ..transform.training import mixed_precision
 from .memorization import exposures, probability_in_samples, score_secrets
 from .perplexity import window_nlls
 from .scoring import Continuations
@@ -96,7 +97,9 @@ class Observer:
         """All measures of `look` on `loaded` as it stands."""
         while True:
             try:
-                return self._observe(loaded, look, seed, arm, alpha, condition, progress)
+                # One autocast around all passes, so that weights which are being trained are cast once.
+                with mixed_precision(loaded.device):
+                    return self._observe(loaded, look, seed, arm, alpha, condition, progress)
             except torch.OutOfMemoryError as error:
                 self._tokens_per_batch //= 2
                 if self._tokens_per_batch < 64:

@@ -258,11 +258,11 @@ class SeedRun:
     # ---- looking -------------------------------------------------------------------------------------
 
     def _observe_original(self) -> dict[str, Any]:
-        self._install_original()
+        self._install_original(torch.bfloat16)
         return self._observations([self._observed(self.looks.plain(probes=False), ORIGINAL, None)])
 
     def _observe_full_precision(self) -> dict[str, Any]:
-        self._install_planted()
+        self._install_planted(torch.bfloat16)
         return self._observations([self._observed(self.looks.plain(), FULL, None)])
 
     def _observe_arm(self, arm: str, alphas: Sequence[float]) -> dict[str, Any]:
@@ -357,12 +357,12 @@ class SeedRun:
     def _base_weights(self, arm: str) -> Iterator[tuple[str, Tensor]]:
         return ((name, dequantize(layer.base)) for name, layer in self.layers(arm).items())
 
-    def _install_original(self) -> None:
-        install_dense(self.loaded, ((name, self._original(name)) for name in self.layer_names))
+    def _install_original(self, dtype: torch.dtype = torch.float32) -> None:
+        install_dense(self.loaded, ((name, self._original(name)) for name in self.layer_names), dtype=dtype)
 
-    def _install_planted(self) -> None:
+    def _install_planted(self, dtype: torch.dtype = torch.float32) -> None:
         read = weight_reader(self._work("planted"))
-        install_dense(self.loaded, ((name, read(name)) for name in self.layer_names))
+        install_dense(self.loaded, ((name, read(name)) for name in self.layer_names), dtype=dtype)
 
     def _save_dense(self, name: str) -> None:
         layers = linear_layers(self.loaded.network).items()

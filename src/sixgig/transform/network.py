@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from ..layers.split_linear import AlphaSwitch, SplitLinear
@@ -18,13 +19,16 @@ def install(network: nn.Module, modules: Mapping[str, nn.Module]) -> None:
         setattr(network.get_submodule(parent), child, module)
 
 
-def install_dense(loaded: LoadedModel, weights: Iterable[tuple[str, Tensor]]) -> None:
-    """Puts plain linear layers with these weights [O, I] in place, fp32 on the model's device.
+def install_dense(
+    loaded: LoadedModel, weights: Iterable[tuple[str, Tensor]], *, dtype: torch.dtype = torch.float32
+) -> None:
+    """Puts plain linear layers with these weights [O, I] in place, on the model's device.
 
-    One layer at a time: its old module is let go before the next weight is asked for.
+    One layer at a time: its old module is let go before the next weight is asked for. `dtype` bf16 is for
+    looking at a model under autocast, which then need not cast them for every pass; no number changes.
     """
     for name, weight_OI in weights:
-        install(loaded.network, {name: dense_linear(weight_OI.to(loaded.device))})
+        install(loaded.network, {name: dense_linear(weight_OI.to(loaded.device), dtype)})
 
 
 def install_split(loaded: LoadedModel, layers: Mapping[str, LayerSplit], *, with_ortho: bool) -> AlphaSwitch:
@@ -40,8 +44,8 @@ def install_split(loaded: LoadedModel, layers: Mapping[str, LayerSplit], *, with
     return switch
 
 
-def dense_linear(weight_OI: Tensor) -> nn.Linear:
-    """A frozen nn.Linear without bias that holds exactly this weight."""
+def dense_linear(weight_OI: Tensor, dtype: torch.dtype = torch.float32) -> nn.Linear:
+    """A frozen nn.Linear without bias that holds exactly this weight, in `dtype`."""
     linear = nn.Linear(weight_OI.shape[1], weight_OI.shape[0], bias=False, device="meta")
-    linear.weight = nn.Parameter(weight_OI.float(), requires_grad=False)
+    linear.weight = nn.Parameter(weight_OI.to(dtype), requires_grad=False)
     return linear

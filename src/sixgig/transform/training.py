@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..data.batches import TokenBatch, TokenSequence, collate
 from ..errors import NumericalError, OutOfSpaceError
@@ -212,6 +214,14 @@ def weighted_nll_sum(loaded: LoadedModel, batch: TokenBatch) -> tuple[Tensor, fl
     return (nll_N * weights_N).sum(), float(weights_N.sum())
 
 
+def _quick_attention(batch: TokenBatch) -> AbstractContextManager[Any]:
+    """Plain products for short texts on a CPU, where the backward pass of torch's flash kernel takes four
+    times as long (8 ms against 2 ms a layer for 12 texts of 38 tokens). They hold [B, heads, T, T]."""
+    if batch.ids_BT.device.type == "cpu" and batch.ids_BT.shape[1] <= 128:
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
+
+
 def nll_pieces(
     loaded: LoadedModel,
     passes: Iterable[Sequence[TokenSequence]],
@@ -225,8 +235,9 @@ def nll_pieces(
     total = sum(sum(sequence.weights[1:]) for sequences in passes for sequence in sequences)
 
     def loss(sequences: Sequence[TokenSequence]) -> Tensor:
-        with mixed_precision(loaded.device):
-            nll_sum, _ = weighted_nll_sum(loaded, collate(sequences).to(loaded.device))
+        batch = collate(sequences).to(loaded.device)
+        with mixed_precision(loaded.device), _quick_attention(batch):
+            nll_sum, _ = weighted_nll_sum(loaded, batch)
         return factor * nll_sum / total
 
     return [partial(loss, piece) for sequences in passes for piece in pieces(sequences, num_pieces)]
