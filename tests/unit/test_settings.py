@@ -218,12 +218,66 @@ def test_an_unknown_name_in_a_list_comes_with_the_nearest(word: str, named: str)
         ("sparse_share=1.5", "sparse_share must be from 0 to 1"),
         ("plant_learning_rate=0", "plant_learning_rate must be above 0"),
         ("noise_share=-0.1", "noise_share must be 0 or more"),
+        ("sieve_groups=[]", "sieve_groups must hold calibration or look_alike, not nothing"),
     ],
 )
 def test_a_kill_switch_that_could_not_be_measured_is_refused_beforehand(word: str, words: str) -> None:
     with pytest.raises(InputError) as caught:
         changed(KillSwitchConfig(), parse_words([word]), where="-s")
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "names", "name", "count"),
+    [
+        ("sieves", ("hessian", "wiener", "wrong-set"), "wrong-set", "num_wrong_set"),
+        ("sieves", ("wiener", "look-alike"), "look-alike", "num_look_alike"),
+        ("sieve_groups", ("look_alike",), "look_alike", "num_look_alike"),
+        ("sieve_groups", ("calibration", "look_alike"), "look_alike", "num_look_alike"),
+        ("attacks", ("noise", "relearn-benign"), "relearn-benign", "num_look_alike"),
+    ],
+)
+def test_what_works_on_canaries_is_refused_while_there_are_none(
+    key: str, names: tuple[str, ...], name: str, count: str
+) -> None:
+    words: dict[str, Any] = {"sieves": ["wiener"], key: list(names)}
+    with pytest.raises(InputError) as caught:
+        changed(KillSwitchConfig(), {**words, count: 0}, where="-s")
+    assert (
+        f"{count} must be at least 1 while {key} holds {name}, not 0: "
+        f"raise it, or leave {name} out of {key}" in str(caught.value)
+    )
+    assert getattr(changed(KillSwitchConfig(), {**words, count: 1}, where="-s"), key) == names
+    others = [other for other in names if other != name] or ["calibration"]
+    assert getattr(changed(KillSwitchConfig(), {**words, key: others, count: 0}, where="-s"), count) == 0
+
+
+@pytest.mark.parametrize(
+    ("restored", "received"), [((), "nothing"), (("hessian",), "hessian"), (("hessian", "random"), "random")]
+)
+def test_the_main_arm_is_not_looked_at_with_an_ortho_part_that_was_never_fitted(
+    restored: tuple[str, ...], received: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        replace(KillSwitchConfig(), restored=restored)
+    assert "restored must hold wiener while alphas go above 0, not " in str(caught.value)
+    assert f"{received}: add it" in str(caught.value)
+    assert replace(KillSwitchConfig(), restored=(*restored, "wiener")).restored[-1] == "wiener"
+
+
+def test_isolated_which_is_looked_at_with_alpha_1_alone_must_be_restored() -> None:
+    with pytest.raises(InputError, match="restored must hold isolated while sieves does, not wiener: add it"):
+        replace(KillSwitchConfig(), sieves=("wiener", "isolated"))
+    both = ("wiener", "isolated")
+    assert replace(KillSwitchConfig(), sieves=both, restored=both).restored == both
+
+
+def test_the_reference_has_no_ortho_part_to_restore() -> None:
+    with pytest.raises(UnknownNameError, match="reference") as caught:
+        replace(KillSwitchConfig(), restored=("wiener", "reference"))
+    assert "where: restored" in str(caught.value)
+    for key in ("relearned", "attacked"):
+        assert getattr(changed(KillSwitchConfig(), {key: "reference"}, where="-s"), key) == ("reference",)
 
 
 @pytest.mark.parametrize(("heldout", "control"), [(1, 0), (0, 1), (6, 0), (0, 6), (1, 7), (5, 12), (6, 5)])
@@ -245,8 +299,18 @@ def test_the_bits_that_settings_may_ask_for_are_those_that_can_be_quantised_to()
 
 def test_all_faults_of_a_kill_switch_come_at_once() -> None:
     with pytest.raises(InputError) as caught:
-        replace(KillSwitchConfig(), bits=5, group_size=0, relearn_steps=(), noise_weight=0.0)
-    assert all(key in str(caught.value) for key in ("bits", "group_size", "relearn_steps", "noise_weight"))
+        replace(
+            KillSwitchConfig(),
+            bits=5,
+            group_size=0,
+            relearn_steps=(),
+            noise_weight=0.0,
+            num_wrong_set=0,
+            restored=(),
+        )
+    faults = ("bits", "group_size", "relearn_steps", "noise_weight", "num_wrong_set", "restored")
+    assert all(f"{key} must be" in str(caught.value) for key in faults[:-1])
+    assert "restored must hold wiener" in str(caught.value)
 
 
 def test_every_field_of_the_configuration_is_of_a_kind_that_words_can_set() -> None:

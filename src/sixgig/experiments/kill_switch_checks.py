@@ -1,7 +1,7 @@
 """What a kill-switch configuration must hold, checked before anything is loaded: every fault at once.
 
-A wrong word or a size of 0 would else show after minutes of training, and a seed or an attack named twice
-would count the same canaries twice.
+A wrong word or a size of 0 would else show after minutes of training, a seed or an attack named twice would
+count the same canaries twice, and an arm without its Ortho part would be judged with its switch on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from ..transform.sieve import SIEVES
 
 # What numerics.quantize supports; a copy, as settings are checked without loading torch.
 SUPPORTED_BITS = (2, 3, 4, 8)
-_ARMS = (*SIEVES, "reference")
+_NAMES: dict[str, Collection[str]] = {
+    "restored": tuple(SIEVES),  # the reference is looked at as a Base alone
+    "relearned": (*SIEVES, "reference"),
+    "attacked": (*SIEVES, "reference"),
+}
 _ONE_OF: dict[str, Collection[Any]] = {
     "quantiser": ("rtn", "gptq"),
     "bits": SUPPORTED_BITS,
@@ -33,18 +37,25 @@ _AT_LEAST = {
 }
 _OTHER_TEMPLATE = ("num_heldout_other", "num_control_other")
 _MIN_OTHER = 6  # two a family: a canary alone in its family has no spread to draw an interval from
+# Which list's entry works on which canaries; without any, most would fail once planting is done.
+_TEXTS_OF = (
+    ("sieves", "wrong-set", "num_wrong_set"),
+    ("sieves", "look-alike", "num_look_alike"),
+    ("sieve_groups", "look_alike", "num_look_alike"),
+    ("attacks", "relearn-benign", "num_look_alike"),
+)
 _SHARES = ("sparse_share", "hessian_share", "private_share")
 _POSITIVE = ("plant_learning_rate", "fit_learning_rate", "relearn_learning_rate", "noise_weight")
 
 
 def check_settings(config: Any) -> None:
     """Raises UnknownNameError for an arm that is none, else InputError naming every fault."""
-    for key in ("restored", "relearned", "attacked"):
+    for key, known in _NAMES.items():
         for name in getattr(config, key):
-            if name not in _ARMS:
-                raise UnknownNameError("sieve", name, _ARMS, where=key)
+            if name not in known:
+                raise UnknownNameError("sieve", name, known, where=key)
     config.canary_plan()  # refuses negative counts and repetitions of 0
-    faults = [*_words(config), *_lists(config), *_numbers(config)]
+    faults = [*_words(config), *_lists(config), *_texts(config), *_ortho_parts(config), *_numbers(config)]
     if faults:
         raise InputError("settings that cannot be used: " + "; ".join(faults))
 
@@ -68,6 +79,29 @@ def _lists(config: Any) -> Iterator[str]:
         yield "relearn_steps must be counts of 1 or more"
     if any(seed < 0 for seed in config.seeds):
         yield "seeds must be 0 or more"
+
+
+def _texts(config: Any) -> Iterator[str]:
+    if not config.sieve_groups:
+        yield "sieve_groups must hold calibration or look_alike, not nothing: the sieves learn from them"
+    for key, name, count in _TEXTS_OF:
+        if name in getattr(config, key) and getattr(config, count) < 1:
+            yield (
+                f"{count} must be at least 1 while {key} holds {name}, not {getattr(config, count)}: "
+                f"raise it, or leave {name} out of {key}"
+            )
+
+
+def _ortho_parts(config: Any) -> Iterator[str]:
+    """Arms outside `restored` get no Ortho part: alpha above 0 would show their Base under another name."""
+    restored = ", ".join(config.restored) or "nothing"
+    if "wiener" not in config.restored and max(config.alphas, default=0.0) > 0:
+        yield f"restored must hold wiener while alphas go above 0, not {restored}: add it"
+    if "isolated" in config.sieves and "isolated" not in config.restored:
+        yield (
+            f"restored must hold isolated while sieves does, not {restored}: add it, or leave it out of "
+            "sieves, as it is looked at with alpha = 1 alone"
+        )
 
 
 def _numbers(config: Any) -> Iterator[str]:
