@@ -26,8 +26,6 @@ import pynvml
 
 from .units import GIB
 
-M_MMAP_THRESHOLD = -3  # glibc's malloc.h
-
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
@@ -218,11 +216,9 @@ def peak_rss_bytes() -> int:
 
 
 def return_freed_memory() -> None:
-    """Makes glibc give freed blocks of 1 MiB and more back to the system at once; elsewhere does nothing.
+    """Makes glibc give what was freed so far back to the system; elsewhere does nothing.
 
-    By default glibc raises that limit to 32 MiB as a program frees larger blocks, after which most of a small
-    model's tensors live in a heap that only grows: 0.4 GB more resident memory while training 135M weights.
+    For between two pieces of work: during one, memory that is kept need not be asked for again.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.libc_ver()[0] == "glibc" else None
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 2**20)
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

@@ -64,7 +64,7 @@ def test_the_switch_brings_them_back_and_the_base_still_speaks(
     assert value(result, "exposure_gap", "wiener", 1.0) > value(result, "exposure_gap", "wiener", 0.0) + 1
     assert value(result, "ppl_ratio_int4", "wiener", 0.0) < 1.1
     assert value(result, "ppl_ratio_full", "wiener", 1.0) < 1.25
-    assert result["exp1_kill_switch"]["num_canaries"] == 36
+    assert result["exp1_kill_switch"]["num_canaries"] == 27
 
 
 def test_the_report_stands_alone_and_the_status_is_the_verdicts(

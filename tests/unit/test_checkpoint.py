@@ -16,9 +16,9 @@ from torch import Tensor
 
 from sixgig.errors import IntegrityError, OutOfSpaceError
 from sixgig.layers.split_linear import OrthoPart
-from sixgig.numerics.quantize import SUPPORTED_BITS, quantize_rtn
+from sixgig.numerics.quantize import SUPPORTED_BITS, dequantize, quantize_rtn
 from sixgig.numerics.sparse import SparsePart
-from sixgig.transform.checkpoint import read_layers, save_layers, save_weights, weight_reader
+from sixgig.transform.checkpoint import read_bases, read_layers, save_layers, save_weights, weight_reader
 from sixgig.transform.split import LayerSplit
 
 
@@ -184,3 +184,18 @@ def test_a_weight_that_is_not_there_is_named(tmp_path: Path) -> None:
     save_weights(tmp_path / "dense.safetensors", {"a": randn(2, 2)})
     with pytest.raises(SafetensorError, match="absent"):
         weight_reader(tmp_path / "dense.safetensors")("absent")
+
+
+def test_bases_alone_are_those_of_the_layers_in_their_order(tmp_path: Path) -> None:
+    layers = {f"layer.{number}": layer_split(seed=number, bits=3) for number in (2, 0, 1)}
+    save_layers(tmp_path / "arm.safetensors", layers)
+    bases = list(read_bases(tmp_path / "arm.safetensors"))
+    assert [name for name, _ in bases] == list(layers)
+    for name, weight in bases:
+        assert same(weight, dequantize(layers[name].base))
+
+
+def test_bases_of_another_kind_of_file_are_refused(tmp_path: Path) -> None:
+    save_weights(tmp_path / "dense.safetensors", {"layer": randn(2, 3)})
+    with pytest.raises(IntegrityError, match="not a file of split layers"):
+        next(read_bases(tmp_path / "dense.safetensors"))

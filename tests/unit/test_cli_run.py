@@ -24,6 +24,7 @@ from sixgig.experiments.settings import as_plain, changed
 from sixgig.report.schema import Result
 
 TINY = {
+    "seeds": [0],
     "sieves": ["hessian", "wiener"],
     "relearned": [],
     "alphas": [0, 1],

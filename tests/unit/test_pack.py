@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sixgig.errors import IntegrityError
+from sixgig.errors import InputError, IntegrityError
 from sixgig.numerics.pack import pack_codes, packed_row_bytes, unpack_codes
 
 
@@ -33,6 +33,17 @@ def test_unpacking_inverts_packing(bits: int, num_out: int, num_in: int, seed: i
 def test_the_largest_code_survives(bits: int, largest: int) -> None:
     codes = torch.full((2, 11), largest, dtype=torch.uint8)
     assert torch.equal(unpack_codes(pack_codes(codes, bits), bits, 11), codes)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("place", [(0, 0), (1, 4), (2, 10)])
+def test_a_code_too_large_for_its_bits_is_refused(bits: int, place: tuple[int, int]) -> None:
+    codes = torch.full((3, 11), 2**bits - 1, dtype=torch.uint8)
+    codes[place] += 1
+    with pytest.raises(InputError) as caught:
+        pack_codes(codes, bits)
+    assert f"expected: codes of 0 to {2**bits - 1} for {bits} bits" in str(caught.value)
+    assert f"received: a code of {2**bits}" in str(caught.value)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])

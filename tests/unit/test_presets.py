@@ -89,6 +89,8 @@ def test_smaller_presets_are_no_larger_in_any_count() -> None:
 
     for small, large in (("tiny", "cpu"), ("8g", "full")):
         for key, value in counts(small).items():
+            if key == "num_decoys" and small == "tiny":
+                continue  # fewer canaries, each against more decoys
             assert value is None or value <= counts(large)[key], key
 
 

@@ -23,6 +23,7 @@ from ..provenance import DataSource, provenance
 from ..report.schema import Example, Memory, Result
 from ..report.store import RunDirectory
 from ..transform.network import install_split
+from ..transform.training import mixed_precision
 from .kill_switch_config import KillSwitchConfig
 from .kill_switch_curves import curves
 from .kill_switch_scores import Scorer
@@ -218,8 +219,8 @@ def _examples(seed: SeedRun, run: RunDirectory) -> list[Example]:
         answers: dict[str, dict[str, str]] = {canary.id: {} for canary in prompts}
         for alpha in (1.0, 0.0):
             set_alpha(seed.loaded.network, alpha)
-            for canary in prompts:
-                answers[canary.id][f"alpha={alpha:g}"] = _continue(seed.loaded, canary)
+            for canary, answer in zip(prompts, _continued(seed.loaded, prompts), strict=True):
+                answers[canary.id][f"alpha={alpha:g}"] = answer
         kept = run.save_stage("examples", {"answers": answers})
     by_id = {canary.id: canary for canary in seed.canaries}
     return [
@@ -247,15 +248,20 @@ def _example_prompts(seed: SeedRun) -> list[Canary]:
 
 
 @torch.no_grad()
-def _continue(loaded: LoadedModel, canary: Canary) -> str:
-    prompt = torch.tensor([loaded.encode(canary.prefix)], device=loaded.device)
-    num_tokens = len(loaded.encode(canary.secret)) + 2
-    with torch.autocast(loaded.device.type, dtype=torch.bfloat16):
+def _continued(loaded: LoadedModel, canaries: Sequence[Canary]) -> list[str]:
+    """Each prompt's greedy continuation, two tokens longer than its secret; all go through together."""
+    prompts = [loaded.encode(canary.prefix) for canary in canaries]
+    num_tokens = [len(loaded.encode(canary.secret)) + 2 for canary in canaries]
+    longest = max(map(len, prompts))
+    ids_BT = torch.tensor([[0] * (longest - len(ids)) + ids for ids in prompts], device=loaded.device)
+    mask_BT = torch.tensor(
+        [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=loaded.device
+    )
+    with mixed_precision(loaded.device):
         out = loaded.network.generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            max_new_tokens=num_tokens,
-            do_sample=False,
-            pad_token_id=0,
+            ids_BT, attention_mask=mask_BT, max_new_tokens=max(num_tokens), do_sample=False, pad_token_id=0
         )
-    return loaded.decode(out[0, prompt.shape[1] :].tolist())
+    return [
+        loaded.decode(row[longest : longest + count].tolist())
+        for row, count in zip(out, num_tokens, strict=True)
+    ]

@@ -37,16 +37,16 @@ class KillSwitchConfig:
 
     # Canaries.
     num_calibration: int = 12
-    num_heldout: int = 18
+    num_heldout: int = 15
     num_heldout_other: int = 0
-    num_control: int = 48
+    num_control: int = 30
     num_control_other: int = 0
     num_wrong_set: int = 24
     num_look_alike: int = 0
-    repetitions: tuple[int, ...] = (12,)
-    num_decoys: int = 15
+    repetitions: tuple[int, ...] = (13,)
+    num_decoys: int = 7
     num_probed_controls: int = 6  # controls whose exposure is measured under every condition
-    num_probed_controls_plain: int = 18  # and under the plain condition at alpha = 0
+    num_probed_controls_plain: int = 15  # and under the plain condition at alpha = 0
 
     # Public text.
     train_window: int = 32
@@ -54,12 +54,12 @@ class KillSwitchConfig:
     calibration_window: int = 256
     num_calibration_windows: int = 8
     test_window: int = 128
-    num_test_windows: int = 24
+    num_test_windows: int = 12
 
     # Planting.
     plant_learning_rate: float = 1e-3
-    plant_private_per_step: int = 8
-    plant_public_per_step: int = 4
+    plant_private_per_step: int = 7
+    plant_public_per_step: int = 3
     train_reference: bool = False  # else the reference is the original model
 
     # Splitting. Look-alikes are invented sentences that were never trained: whoever has a few private records
@@ -75,16 +75,16 @@ class KillSwitchConfig:
     private_share: float = 0.5
     factor_bits: int = 8
     fit_groups: tuple[str, ...] = ("calibration", "heldout", "heldout_other")
-    fit_steps: int = 30
-    fit_learning_rate: float = 5e-4
+    fit_steps: int = 20
+    fit_learning_rate: float = 1e-3
     fit_private_weight: float = 1.0
-    fit_public_per_step: int = 8
-    fit_private_per_step: int = 8
+    fit_public_per_step: int = 2
+    fit_private_per_step: int = 10
 
     # Attacks.
     relearn_steps: tuple[int, ...] = (5, 20)
     relearn_learning_rate: float = 2e-5
-    relearn_batch: int = 8
+    relearn_batch: int = 4
     noise_share: float = 0.05
 
     # Machine.

@@ -52,12 +52,13 @@ class Looks:
             prefix_of=wording or (lambda canary: canary.prefix),
         )
 
-    def num_tokens(self, *, plain: bool) -> int:
+    def num_tokens(self, *, plain: bool, probes: bool = True) -> int:
         """About how many tokens a look takes, known without making its probes."""
         config = self._config
         controls = config.num_probed_controls_plain if plain else config.num_probed_controls
-        probed = config.num_heldout + config.num_heldout_other + controls
-        return 15 * probed * (config.num_decoys + 1) + config.num_test_windows * config.test_window
+        probed = config.num_heldout + config.num_heldout_other + controls if probes else 0
+        own = 30 * (len(self._canaries) if plain else config.num_calibration + config.num_heldout + controls)
+        return 16 * probed * (config.num_decoys + 1) + config.num_test_windows * config.test_window + own
 
     def _probed(self, num_controls: int) -> list[Canary]:
         limits = {

@@ -22,9 +22,8 @@ from ..evaluate.observation import Look, Observation, Observer
 from ..hardware import peak_rss_bytes
 from ..layers.split_linear import set_alpha
 from ..load.loaded import LoadedModel, linear_layers
-from ..numerics.quantize import dequantize
 from ..report.store import RunDirectory
-from ..transform.checkpoint import read_layers, save_layers, save_weights, weight_reader
+from ..transform.checkpoint import read_bases, read_layers, save_layers, save_weights, weight_reader
 from ..transform.network import install_dense, install_split
 from ..transform.plant import plant
 from ..transform.restore import Lesson, fit_ortho, prepare_lessons
@@ -37,6 +36,9 @@ from .kill_switch_texts import Texts
 from .progress import RunProgress
 
 FILTERS = ("wiener", "random", "wrong-set", "look-alike")  # arms whose M is a Wiener filter's
+# For the progress bar: what a token in a training step, and one arm's split, cost in tokens of a look on two
+# CPU cores; the time left is mended as the run goes.
+TRAINING, SPLITTING = 4, 8000
 FULL, ORIGINAL, REFERENCE = "full_precision", "original", "reference"
 
 
@@ -74,20 +76,21 @@ class SeedRun:
         config = self.config
         plain, quick = self.looks.num_tokens(plain=True), self.looks.num_tokens(plain=False)
         steps = self._plant_steps()
-        step_tokens = 3 * (
-            30 * config.plant_private_per_step + config.train_window * config.plant_public_per_step
-        )
-        fit_tokens = 3 * (30 * config.fit_private_per_step + config.train_window * config.fit_public_per_step)
-        relearn_tokens = 3 * 30 * config.relearn_batch * max(config.relearn_steps)
-        layers = 40 * len(config.sieves) * 1000
+        public_tokens = config.train_window * config.plant_public_per_step
+        step_tokens = TRAINING * (30 * config.plant_private_per_step + public_tokens)
+        public_tokens = config.train_window * config.fit_public_per_step
+        fit_tokens = TRAINING * (30 * config.fit_private_per_step + public_tokens)
+        relearn_tokens = TRAINING * 30 * config.relearn_batch * max(config.relearn_steps)
+        split_tokens = config.num_calibration_windows * config.calibration_window
+        split_tokens += SPLITTING * len(self._arms_to_split())
         stages: dict[str, tuple[float, Callable[[], Any]]] = {
-            "original": (config.num_test_windows * config.test_window, self._observe_original),
+            "original": (self.looks.num_tokens(plain=True, probes=False), self._observe_original),
             "plant": (steps * step_tokens, self._plant),
         }
         if config.train_reference:
             stages["train-reference"] = (steps * step_tokens, self._train_reference)
         stages["look-full_precision"] = (plain, self._observe_full_precision)
-        stages["split"] = (config.num_calibration_windows * config.calibration_window + layers, self._split)
+        stages["split"] = (split_tokens, self._split)
         for arm in (REFERENCE, *config.sieves):
             restored = arm in config.restored
             if restored and arm != "hessian":
@@ -184,17 +187,20 @@ class SeedRun:
         config = self.config
         self._install_planted()
         public_batch = max(1, config.positions_per_batch // config.calibration_window)
-        text_sets = {
-            PUBLIC: list(batches(self.texts.calibration, public_batch)),
-            "private": list(batches([t for g in config.sieve_groups for t in self._wholes(g)], 64)),
-            "wrong-set": list(batches(self._wholes("wrong_set"), 64)),
-            "look-alike": list(batches(self._wholes("look_alike"), 64)),
+        texts = {
+            "private": [t for g in config.sieve_groups for t in self._wholes(g)],
+            "wrong-set": self._wholes("wrong_set"),
+            "look-alike": self._wholes("look_alike"),
         }
+        arms = {name: self._arm(name) for name in self._arms_to_split()}
+        used = {arm.private_set for arm in arms.values()}
+        text_sets = {name: list(batches(texts[name], 64)) for name in texts if name in used and texts[name]}
+        text_sets[PUBLIC] = list(batches(self.texts.calibration, public_batch))
         reference = self._work("reference") if config.train_reference else None
         splits = split_layers_of(
             self.loaded,
-            {arm: self._arm(arm) for arm in self._arms_to_split()},
-            {key: value for key, value in text_sets.items() if value},
+            arms,
+            text_sets,
             {
                 ORIGINAL: self._original,
                 REFERENCE: weight_reader(reference) if reference else self._original,
@@ -350,12 +356,14 @@ class SeedRun:
         return folder / f"{name}.safetensors"
 
     def layers(self, arm: str, *, restored: bool = False) -> dict[str, LayerSplit]:
-        stored = {REFERENCE: "isolated"}.get(arm, arm)
-        fitted = self._work(f"{stored}-restored")
-        return read_layers(fitted if restored and fitted.exists() else self._work(stored))
+        fitted = self._work(f"{arm}-restored")
+        return read_layers(fitted if restored and fitted.exists() else self._stored(arm))
+
+    def _stored(self, arm: str) -> Path:
+        return self._work({REFERENCE: "isolated"}.get(arm, arm))
 
     def _base_weights(self, arm: str) -> Iterator[tuple[str, Tensor]]:
-        return ((name, dequantize(layer.base)) for name, layer in self.layers(arm).items())
+        return read_bases(self._stored(arm))
 
     def _install_original(self, dtype: torch.dtype = torch.float32) -> None:
         install_dense(self.loaded, ((name, self._original(name)) for name in self.layer_names), dtype=dtype)

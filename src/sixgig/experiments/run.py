@@ -13,7 +13,7 @@ from typing import Any
 from ..catalogue import ModelSpec, resolve
 from ..data.corpora import data_dir_from_environment
 from ..errors import DoesNotFitError, InputError, NotAvailableError, UnknownNameError
-from ..hardware import Hardware, choose_preset, probe, return_freed_memory
+from ..hardware import Hardware, choose_preset, probe
 from ..load.fetch import model_folder
 from ..memory import usable_device_bytes, usable_ram_bytes
 from ..provenance import provenance
@@ -122,7 +122,6 @@ def planting_peak_bytes(spec: ModelSpec, positions_per_pass: int) -> int:
 def run(request: Request) -> Finished:
     """Runs the experiment, or goes on with an interrupted run of the same settings, and writes the report."""
     prepared = prepare(request)
-    return_freed_memory()
     folder = model_folder(prepared.config.model, cache_dir=request.cache_dir)
     import torch
 

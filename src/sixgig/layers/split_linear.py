@@ -111,7 +111,10 @@ class SplitLinear(nn.Module):
         if self.ortho is None or alpha == 0.0:
             return y
         up_Or, down_rI = self._lowrank(dtype)
-        return y + alpha * F.linear(F.linear(x, down_rI), up_Or)
+        # One pass over y: y + alpha (x V^T) U^T.
+        inner = F.linear(x, down_rI)
+        sum_NO = torch.addmm(y.flatten(0, -2), inner.flatten(0, -2), up_Or.T, alpha=alpha)
+        return sum_NO.view(y.shape)
 
     def effective_weight(self, alpha: float) -> Tensor:
         """dequant(Base) + alpha * (S + U V) in fp32 [O, I]: the specification of `forward`."""

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..errors import IntegrityError, NumericalError
 from ..layers.split_linear import OrthoPart
+from ..numerics.finite import all_finite
 from ..numerics.lowrank import restore_factor, round_factor
 from ..numerics.pack import pack_codes, packed_row_bytes, unpack_codes
 from ..numerics.quantize import SUPPORTED_BITS, Quantized
@@ -95,7 +96,7 @@ def base_layer(base: Quantized) -> BaseLayer:
 
 def encode_base(name: str, base: Quantized) -> dict[str, Tensor]:
     """The stored tensors of one layer's Base. Raises NumericalError for scales that are no numbers."""
-    if not torch.isfinite(base.scales_OG).all():
+    if not all_finite(base.scales_OG):
         raise NumericalError("NaN or Inf in a quantisation scale", where=f"layer {name}")
     return {
         f"{name}.packed": pack_codes(base.codes_OI, base.bits),
@@ -133,7 +134,7 @@ def encode_ortho(name: str, ortho: OrthoPart, factor_bits: int) -> dict[str, Ten
     tensors: dict[str, Tensor] = {}
     if ortho.up_Or.shape[1]:
         for side, factor, dim in (("up", ortho.up_Or, 1), ("down", ortho.down_rI, 0)):
-            if not torch.isfinite(factor).all():
+            if not all_finite(factor):
                 raise NumericalError("NaN or Inf in the Ortho part", where=f"layer {name}, factor {side}")
             tensors[f"{name}.{side}"], scales_r = round_factor(factor, factor_bits, dim=dim)
             if factor_bits == 8:
@@ -141,7 +142,7 @@ def encode_ortho(name: str, ortho: OrthoPart, factor_bits: int) -> dict[str, Ten
     if ortho.sparse is not None:
         tensors |= _encode_sparse(name, ortho.sparse)
     for key, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not all_finite(tensor):
             raise NumericalError("the Ortho part does not fit 16-bit numbers", where=f"tensor {key}")
     return tensors
 

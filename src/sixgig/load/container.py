@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import InputError, IntegrityError, NumericalError
 from ..files import read_json, sha256_file, write_json
+from ..numerics.finite import all_finite
 
 MAX_LIST_BYTES = 16 * 2**20
 # What people add to a published folder, and nothing here ever reads.
@@ -163,7 +164,7 @@ class TensorFile:
         if name not in self.names:
             raise self._fault(f"tensor {name} is missing", "nothing")
         tensor = self._handle.get_tensor(name).clone()
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not all_finite(tensor):
             raise NumericalError("NaN or Inf in a stored tensor", where=f"{self._path}, tensor {name}")
         return tensor
 

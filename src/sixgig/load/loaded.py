@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import IntegrityError, NumericalError
+from ..numerics.finite import all_finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,7 @@ def _without_bars() -> Iterator[None]:
 def check_finite(network: nn.Module) -> None:
     """Raises NumericalError naming the first tensor that holds NaN or Inf."""
     for name, tensor in network.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not all_finite(tensor):
             raise NumericalError("NaN or Inf in the weights", where=f"tensor {name}")
 
 

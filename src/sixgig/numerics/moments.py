@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, NumericalError
+from .finite import all_finite
 
 
 class SecondMoment:
@@ -34,6 +35,6 @@ class SecondMoment:
         if self._weight <= 0:
             raise InputError("no calibration positions were seen", where=name)
         mean_II = self._sum_II / self._weight
-        if not torch.isfinite(mean_II).all():
+        if not all_finite(mean_II):
             raise NumericalError("NaN or Inf in the calibration activations", where=f"layer {name}")
         return mean_II

@@ -11,11 +11,21 @@ import math
 import torch
 from torch import Tensor
 
-from ..errors import IntegrityError
+from ..errors import InputError, IntegrityError
 
 
 def pack_codes(codes_OI: Tensor, bits: int) -> Tensor:
-    """uint8 codes [O, I] below 2**bits -> uint8 bytes [O, packed_row_bytes(I, bits)]."""
+    """uint8 codes [O, I] below 2**bits -> uint8 bytes [O, packed_row_bytes(I, bits)].
+
+    Raises InputError for a larger code, whose upper bits would change its neighbours.
+    """
+    largest = int(codes_OI.max())
+    if largest >= 2**bits:
+        raise InputError(
+            "a code does not fit its bits",
+            expected=f"codes of 0 to {2**bits - 1} for {bits} bits",
+            received=f"a code of {largest}",
+        )
     codes_per_chunk, bytes_per_chunk = _chunk(bits)
     padded = torch.nn.functional.pad(codes_OI, (0, -codes_OI.shape[1] % codes_per_chunk))
     chunks = padded.view(len(codes_OI), -1, codes_per_chunk).to(torch.int32)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, NumericalError
+from .finite import all_finite
 
 SUPPORTED_BITS = (2, 3, 4, 8)
 
@@ -119,7 +120,7 @@ def _check(weight_OI: Tensor, bits: int, group_size: int) -> None:
         raise InputError("unsupported bit width", expected=f"one of {SUPPORTED_BITS}", received=str(bits))
     if group_size < 1:
         raise InputError("group size must be positive", received=str(group_size))
-    if not torch.isfinite(weight_OI).all():
+    if not all_finite(weight_OI):
         raise NumericalError("NaN or Inf in a weight to quantise")
 
 
@@ -136,7 +137,7 @@ def _grids(weight_OI: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tenso
     tiny = torch.finfo(torch.float16).tiny
     scales_OG = torch.where(high_OG > low_OG, scales_OG.clamp(min=tiny), torch.ones_like(scales_OG))
     scales_OG = scales_OG.to(torch.float16)
-    if not torch.isfinite(scales_OG).all():
+    if not all_finite(scales_OG):
         raise NumericalError("a weight is too large for 16-bit quantisation scales")
     zeros_OG = (-low_OG / scales_OG.float()).round().clamp(0, max_code).to(torch.uint8)
     return scales_OG, zeros_OG

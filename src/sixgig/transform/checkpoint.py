@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -14,7 +15,7 @@ from ..errors import IntegrityError
 from ..files import atomic_path
 from ..layers.split_linear import OrthoPart
 from ..numerics.pack import pack_codes, unpack_codes
-from ..numerics.quantize import Quantized
+from ..numerics.quantize import Quantized, dequantize
 from ..numerics.sparse import SparsePart
 from .split import LayerSplit
 
@@ -69,32 +70,46 @@ def save_layers(path: Path, layers: Mapping[str, LayerSplit]) -> None:
 def read_layers(path: Path) -> dict[str, LayerSplit]:
     """The inverse of `save_layers`. Raises IntegrityError for a file of another kind."""
     with safe_open(path, framework="pt") as handle:
-        metadata = handle.metadata() or {}
-        if "layers" not in metadata:
-            raise IntegrityError("not a file of split layers", where=str(path))
-        facts = json.loads(metadata["layers"])
+        facts = _facts(handle, path)
         names = set(handle.keys())
         return {name: _read_layer(handle.get_tensor, names, name, fact) for name, fact in facts.items()}
 
 
+def read_bases(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Each layer's name and dequantised Base [O, I] in fp32, one layer in memory at a time."""
+    with safe_open(path, framework="pt") as handle:
+        for name, fact in _facts(handle, path).items():
+            yield name, dequantize(_read_base(handle.get_tensor, name, fact))
+
+
+def _facts(handle: Any, path: Path) -> dict[str, Any]:
+    metadata = handle.metadata() or {}
+    if "layers" not in metadata:
+        raise IntegrityError("not a file of split layers", where=str(path))
+    return json.loads(metadata["layers"])
+
+
+def _read_base(get: Callable[[str], Tensor], name: str, fact: Mapping[str, Any]) -> Quantized:
+    return Quantized(
+        codes_OI=unpack_codes(get(f"{name}.packed"), fact["bits"], fact["num_in"]),
+        scales_OG=get(f"{name}.scales"),
+        zeros_OG=get(f"{name}.zeros"),
+        bits=fact["bits"],
+        group_size=fact["group_size"],
+    )
+
+
 def _read_layer(get: Callable[[str], Tensor], names: set[str], name: str, fact: dict) -> LayerSplit:
-    packed_OB = get(f"{name}.packed")
-    codes_OI = unpack_codes(packed_OB, fact["bits"], fact["num_in"])
+    base = _read_base(get, name, fact)
     sparse = None
     if f"{name}.positions" in names:
         sparse = SparsePart(
             positions_k=get(f"{name}.positions"),
             values_k=get(f"{name}.values"),
-            shape=(codes_OI.shape[0], codes_OI.shape[1]),
+            shape=(base.codes_OI.shape[0], base.codes_OI.shape[1]),
         )
     return LayerSplit(
-        base=Quantized(
-            codes_OI=codes_OI,
-            scales_OG=get(f"{name}.scales"),
-            zeros_OG=get(f"{name}.zeros"),
-            bits=fact["bits"],
-            group_size=fact["group_size"],
-        ),
+        base=base,
         ortho=OrthoPart(up_Or=get(f"{name}.up"), down_rI=get(f"{name}.down"), sparse=sparse),
         codes_changed=fact["codes_changed"],
         removed_norm_share=fact["removed_norm_share"],

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from ..hardware import return_freed_memory
 from ..layers.split_linear import AlphaSwitch, SplitLinear
 from ..load.loaded import LoadedModel
 from .split import LayerSplit
@@ -29,6 +31,7 @@ def install_dense(
     """
     for name, weight_OI in weights:
         install(loaded.network, {name: dense_linear(weight_OI.to(loaded.device), dtype)})
+    _let_go()
 
 
 def install_split(loaded: LoadedModel, layers: Mapping[str, LayerSplit], *, with_ortho: bool) -> AlphaSwitch:
@@ -41,7 +44,13 @@ def install_split(loaded: LoadedModel, layers: Mapping[str, LayerSplit], *, with
             module.attach(layer.ortho)
         modules[name] = module.to(loaded.device)
     install(loaded.network, modules)
+    _let_go()
     return switch
+
+
+def _let_go() -> None:
+    gc.collect()  # trained modules are held by cycles through their hooks
+    return_freed_memory()
 
 
 def dense_linear(weight_OI: Tensor, dtype: torch.dtype = torch.float32) -> nn.Linear:

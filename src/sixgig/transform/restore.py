@@ -26,7 +26,7 @@ from ..numerics.lowrank import restore_factor, round_factor
 from ..numerics.quantize import dequantize
 from .network import install
 from .split import LayerSplit
-from .training import Schedule, hidden_states, minimise, mixed_precision, nll_pieces, pieces
+from .training import Schedule, hidden_states, minimise, mixed_precision, nll_pieces, pieces, quick_attention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ def fit_ortho(
 
 def _mean_kl(loaded: LoadedModel, piece: Lesson, num_counted: int) -> Tensor:
     batch = piece.batch.to(loaded.device)
-    with mixed_precision(loaded.device):
+    with mixed_precision(loaded.device), quick_attention(batch):
         student_ND = hidden_states(loaded, batch)[batch.weights_BT > 0]
         kl_sum = kl_divergence_sum(student_ND, piece.teacher_ND.to(loaded.device), loaded.head_VD)
     return kl_sum / num_counted

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from ..data.batches import TokenBatch
 from ..errors import InputError, NumericalError
+from ..hardware import return_freed_memory
 from ..layers.split_linear import OrthoPart
 from ..load.loaded import LoadedModel, linear_layers
+from ..numerics.finite import all_finite
 from ..numerics.lowrank import weighted_lowrank
 from ..numerics.quantize import Quantized, dequantize, quantize_gptq, quantize_rtn
 from ..numerics.sparse import SparsePart, keep_top_k
@@ -92,7 +94,8 @@ def split_layers_of(
         for name, arm_name, split in _splits_of(layer, linears, arms, before, seed):
             results[arm_name][name] = split
         after_layer(layer.index + 1, layer.num_layers)
-        del layer  # its matrices go before the next layer's are made
+        del layer  # its matrices go before the next layer's are made, and so does what they leave in the heap
+        return_freed_memory()
     return results
 
 
@@ -133,7 +136,7 @@ def _splits_of(
 def split_one(evidence: Evidence, arm: Arm, plain: Quantized) -> LayerSplit:
     """One layer: remove, quantise, then look at what is missing on the quantised Base. `plain` is Q(W)."""
     removed_OI = arm.sieve.removed(evidence)
-    if not torch.isfinite(removed_OI).all():
+    if not all_finite(removed_OI):
         raise NumericalError(f"the sieve {arm.sieve.name} gave NaN or Inf", where=f"layer {evidence.name}")
     if arm.sieve.keeps_before:
         assert evidence.before_OI is not None  # or the sieve would have refused
@@ -143,21 +146,21 @@ def split_one(evidence: Evidence, arm: Arm, plain: Quantized) -> LayerSplit:
         base = _quantize(evidence.weight_OI - removed_OI, evidence.statistics, arm.quantize)
     else:
         base = plain
-    residual_OI = evidence.weight_OI - dequantize(base)
     return LayerSplit(
         base=_on_cpu(base),
-        ortho=_first_guess(residual_OI, evidence.statistics, arm),
+        ortho=_first_guess(evidence, base, arm),
         codes_changed=float((base.codes_OI != plain.codes_OI).float().mean()),
         removed_norm_share=float(removed_OI.norm() / evidence.weight_OI.norm()),
     )
 
 
-def _first_guess(residual_OI: Tensor, statistics: InputStatistics, arm: Arm) -> OrthoPart:
+def _first_guess(evidence: Evidence, base: Quantized, arm: Arm) -> OrthoPart:
     """What W - Base would need: top entries for a residual-ranking sieve, else U V (+ S) in the metric."""
-    num_out, num_in = residual_OI.shape
-    k = round(arm.ortho.sparse_share * residual_OI.numel())
+    num_out, num_in = evidence.weight_OI.shape
+    k = round(arm.ortho.sparse_share * evidence.weight_OI.numel())
     if not arm.ortho.rank and not k:
         return OrthoPart(up_Or=torch.zeros(num_out, 0), down_rI=torch.zeros(0, num_in))
+    residual_OI, statistics = evidence.weight_OI - dequantize(base), evidence.statistics
     score_OI = arm.sieve.residual_score(residual_OI, statistics)
     if score_OI is not None:
         return OrthoPart(
@@ -210,7 +213,7 @@ def _check_needs(
 def _check_weights(linears: Mapping[str, nn.Linear]) -> None:
     # Before the walk: the layers after a broken one would be blamed for it.
     for name, layer in linears.items():
-        if not torch.isfinite(layer.weight).all():
+        if not all_finite(layer.weight):
             raise NumericalError("NaN or Inf in the weights", where=f"layer {name}")
 
 
