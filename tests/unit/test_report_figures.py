@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from matplotlib.patches import Rectangle
 from sixgig.report.figures import build_figures, exposure_against_alpha, overview, write_figures
 from sixgig.report.labels import ARMS
 from sixgig.report.line_figures import relearning, roc
-from sixgig.report.pictures import CHANCE_EXPOSURE_BITS, Picture, look, to_svg
+from sixgig.report.pictures import Picture, look, to_svg
 from sixgig.report.schema import Curve, Score
+from sixgig.report.story import tell
 
 
 def _curve(name: str, arm: str = "wiener") -> Curve:
@@ -41,10 +43,21 @@ def test_exposure_is_drawn_at_the_alphas_and_values_of_the_scores() -> None:
     assert y == values
 
 
-def test_the_chance_line_and_the_control_band_are_where_they_belong() -> None:
+@pytest.mark.parametrize(
+    ("config", "bits"),
+    [({}, math.log2(math.e)), ({"num_decoys": 7}, 3 - math.log2(math.factorial(8)) / 8)],
+)
+def test_the_chance_line_is_that_of_the_runs_own_decoys(config: dict[str, int], bits: float) -> None:
+    result = fake_result(config=config)
+    picture = _picture(exposure_against_alpha(result))
+    label, (_, y) = next(item for item in _lines(picture).items() if item[0].startswith("chance"))
+    assert y == pytest.approx([bits] * 2)
+    assert f"{bits:.2f}" in label
+    assert f"{bits:.2f} is chance" in str(tell(result))
+
+
+def test_the_control_band_is_where_it_belongs() -> None:
     picture = _picture(exposure_against_alpha(fake_result()))
-    chance = next(y for label, (_, y) in _lines(picture).items() if label.startswith("chance"))
-    assert chance == [CHANCE_EXPOSURE_BITS] * 2
     box = picture.figure.axes[0].patches[0].get_window_extent()
     low, high = (
         picture.figure.axes[0].transData.inverted().transform(point)[1] for point in (box.min, box.max)

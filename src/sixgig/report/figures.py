@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from .chance import chance_bits, chance_label
 from .labels import arm_label, sorted_arms, visible
 from .line_figures import is_relearning, is_roc, line_of_scores, other_curve, relearning, roc
 from .pictures import (
-    CHANCE_EXPOSURE_BITS,
-    CHANCE_LABEL,
     COLOURS,
     CONTROL_COLOUR,
     Picture,
@@ -79,7 +78,7 @@ def exposure_against_alpha(result: Result) -> Picture | str:
     band = _control_band(result)
     if band:
         draw_band(axes, *band, "never-planted secrets")
-    draw_chance(axes, CHANCE_EXPOSURE_BITS, CHANCE_LABEL)
+    draw_chance(axes, chance_bits(result), chance_label(result))
     draw_lines(axes, lines)
     axes.set_ylim(bottom=0)
     draw_legend(axes)
@@ -112,7 +111,7 @@ def overview(result: Result) -> Picture | str:
         for x, score in present:
             if score.low is not None and score.high is not None:
                 axes.vlines(x, score.low, score.high, color=CONTROL_COLOUR, linewidth=1.6)
-    draw_chance(axes, CHANCE_EXPOSURE_BITS, CHANCE_LABEL)
+    draw_chance(axes, chance_bits(result), chance_label(result))
     axes.set_xticks(
         range(len(arms)), [_two_lines(visible(arm_label(arm))) for arm in arms], parse_math=False, fontsize=8
     )

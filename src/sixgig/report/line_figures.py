@@ -6,10 +6,9 @@ import re
 
 from matplotlib.ticker import FuncFormatter
 
+from .chance import chance_bits, chance_label
 from .labels import arm_label, condition_label, sorted_arms
 from .pictures import (
-    CHANCE_EXPOSURE_BITS,
-    CHANCE_LABEL,
     CONTROL_COLOUR,
     Line,
     Picture,
@@ -81,7 +80,7 @@ def relearning(result: Result) -> Picture | str:
     y_label = curves[0].y_label if curves else "exposure of planted secrets (bits)"
     figure, axes = new_axes(curves[0].x_label if curves else "attacker's training steps", y_label)
     if "exposure" in y_label.lower():
-        draw_chance(axes, CHANCE_EXPOSURE_BITS, CHANCE_LABEL)
+        draw_chance(axes, chance_bits(result), chance_label(result))
     draw_lines(axes, lines)
     axes.set_ylim(bottom=0)
     draw_legend(axes)

@@ -9,7 +9,6 @@ that a figure is readable on light and dark paper alike.
 from __future__ import annotations
 
 import io
-import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -29,10 +28,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 CONTROL_COLOUR = "#8A8A8A"
 _INK = "#24292f"
-
-# Exposure is log2 R - log2 rank; for a rank drawn evenly from 1..R its mean tends to log2 e as R grows.
-CHANCE_EXPOSURE_BITS = math.log2(math.e)
-CHANCE_LABEL = f"chance ({CHANCE_EXPOSURE_BITS:.2f} bits)"
 
 
 @dataclass(frozen=True, kw_only=True)

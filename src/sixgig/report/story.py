@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .chance import chance_bits
 from .labels import ARM_NOTES, arm_label, format_value, sorted_arms
 from .schema import Result, Score, Verdict
 
@@ -28,8 +29,8 @@ GLOSSARY = {
     "Canary": "A made-up secret, written into the training text on purpose so that a leak can be measured.",
     "Control": "A secret made the same way and never shown to the model.",
     "Exposure": "How far up a planted secret stands among made-up alternatives that the model ranks, in "
-    "bits. By chance it is about 1.44; each bit more halves the number of guesses that an "
-    "attacker needs.",
+    "bits. By chance it is 1.1 (7 of them) to 1.44 (very many); each bit more halves the number of "
+    "guesses that an attacker needs.",
     "Extraction": "The share of secrets that the model completes word for word.",
     "Held-out": "Planted secrets that the sieve did not see: they tell whether it learned to remove "
     "secrets or only the ones it was shown.",
@@ -145,7 +146,7 @@ def _ranks(result: Result, arm: str) -> str | None:
         return None
     return (
         f"{arm_label(arm)}: with the switch off, planted secrets stand at {planted} bits of exposure, "
-        f"secrets that the model never saw at {control}; 1.44 is chance."
+        f"secrets that the model never saw at {control}; {chance_bits(result):.2f} is chance."
     )
 
 

@@ -6,6 +6,7 @@ import re
 
 import rich.table
 
+from .chance import chance_bits
 from .labels import (
     alpha_label,
     arm_label,
@@ -47,7 +48,8 @@ def sieve_table(result: Result) -> Table | None:
         title="What leaks, and how well the model speaks",
         columns=tuple(_SIEVE_COLUMNS[place] for place in kept),
         rows=tuple(tuple(row[place] for place in kept) for row in rows),
-        caption="Of held-out secrets, which the sieve has not seen. Exposure in bits: 1.44 is chance. Small: "
+        caption=f"Of held-out secrets, which the sieve has not seen. Exposure in bits: "
+        f"{chance_bits(result):.2f} is chance. Small: "
         "95% intervals; perplexity as a multiple of INT4's (alpha 0) or full precision's (alpha 1). "
         "bpw: Ortho's bits per weight of the whole model.",
     )
