@@ -48,6 +48,7 @@ ARMS = {
     "none": "Null: no sieve",
     "random": "Null: random",
     "wrong-set": "Null: wrong set",
+    "look-alike": "Look-alike set",
 }
 
 ARM_NOTES = {
@@ -59,14 +60,16 @@ ARM_NOTES = {
     "isolated": "the secrets were only ever trained into Ortho, so the Base has never seen them",
     "none": "moves nothing: shows that the measures notice a sieve that does nothing",
     "random": "moves as much as the Wiener sieve, in random directions: must not work",
-    "wrong-set": "the Wiener sieve run on secrets that were never planted: must not work",
+    "wrong-set": "the Wiener sieve calibrated on sentences of another kind: must not work",
+    "look-alike": "the Wiener sieve calibrated on invented records of the planted kind: decides nothing",
 }
 
 CONDITIONS = {
     "plain": "no attack",
     "relearn-5": "relearning, 5 steps",
     "relearn-20": "relearning, 20 steps",
-    "relearn-benign-20": "relearning on harmless text, 20 steps",
+    "relearn-benign-5": "relearning on look-alikes, 5 steps",
+    "relearn-benign-20": "relearning on look-alikes, 20 steps",
     "requantise-int8": "requantised to INT8",
     "requantise-int3": "requantised to INT3",
     "noise": "noise on the weights",
