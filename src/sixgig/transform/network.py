@@ -49,7 +49,7 @@ def install_split(loaded: LoadedModel, layers: Mapping[str, LayerSplit], *, with
 
 
 def _let_go() -> None:
-    gc.collect()  # trained modules are held by cycles through their hooks
+    gc.collect()  # what hangs together in cycles would keep its weights until some later collection
     return_freed_memory()
 
 
