@@ -16,7 +16,8 @@ from torch import Tensor
 
 from sixgig.errors import IntegrityError, OutOfSpaceError
 from sixgig.layers.split_linear import OrthoPart
-from sixgig.numerics.quantize import SUPPORTED_BITS, dequantize, quantize_rtn
+from sixgig.numerics.bits import SUPPORTED_BITS
+from sixgig.numerics.quantize import dequantize, quantize_rtn
 from sixgig.numerics.sparse import SparsePart
 from sixgig.transform.checkpoint import read_bases, read_layers, save_layers, save_weights, weight_reader
 from sixgig.transform.split import LayerSplit

@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sixgig.errors import InputError, NumericalError
-from sixgig.numerics.quantize import SUPPORTED_BITS, Quantized, dequantize, quantize_gptq, quantize_rtn
+from sixgig.numerics.bits import SUPPORTED_BITS
+from sixgig.numerics.quantize import Quantized, dequantize, quantize_gptq, quantize_rtn
 
 BITS = st.sampled_from(SUPPORTED_BITS)
 

@@ -11,11 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sixgig.errors import InputError, UnknownNameError
-from sixgig.experiments.kill_switch_checks import SUPPORTED_BITS
 from sixgig.experiments.kill_switch_config import KillSwitchConfig
 from sixgig.experiments.presets import PRESETS
 from sixgig.experiments.settings import as_plain, changed, parse_words
-from sixgig.numerics import quantize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,10 +289,6 @@ def test_secrets_of_the_other_template_come_with_enough_controls_or_not_at_all(
     )
     both = replace(KillSwitchConfig(), num_heldout_other=6, num_control_other=6)
     assert (both.canary_plan().num_heldout_other, both.canary_plan().num_control_other) == (6, 6)
-
-
-def test_the_bits_that_settings_may_ask_for_are_those_that_can_be_quantised_to() -> None:
-    assert SUPPORTED_BITS == quantize.SUPPORTED_BITS
 
 
 def test_all_faults_of_a_kill_switch_come_at_once() -> None:

@@ -42,7 +42,7 @@ def choose(
 ) -> Choice:
     """The sieve with its settings, and the sizes. An unknown name is an UnknownNameError with the nearest."""
     from ..experiments.settings import changed, parse_words
-    from ..numerics.quantize import SUPPORTED_BITS
+    from ..numerics.bits import SUPPORTED_BITS
     from ..transform.sieve import make_sieve
     from ..transform.split import QuantizeConfig
     from ..transform.split_model import SplitSettings

@@ -11,10 +11,9 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from ..errors import InputError, UnknownNameError
+from ..numerics.bits import SUPPORTED_BITS
 from ..transform.sieve import SIEVES
 
-# What numerics.quantize supports; a copy, as settings are checked without loading torch.
-SUPPORTED_BITS = (2, 3, 4, 8)
 _NAMES: dict[str, Collection[str]] = {
     "restored": tuple(SIEVES),  # the reference is looked at as a Base alone
     "relearned": (*SIEVES, "reference"),

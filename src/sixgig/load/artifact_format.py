@@ -24,10 +24,11 @@ from torch import Tensor
 
 from ..errors import IntegrityError, NumericalError
 from ..layers.split_linear import OrthoPart
+from ..numerics.bits import SUPPORTED_BITS
 from ..numerics.finite import all_finite
 from ..numerics.lowrank import restore_factor, round_factor
 from ..numerics.pack import pack_codes, packed_row_bytes, unpack_codes
-from ..numerics.quantize import SUPPORTED_BITS, Quantized
+from ..numerics.quantize import Quantized
 from ..numerics.sparse import SparsePart
 from .container import TensorSpecs
 

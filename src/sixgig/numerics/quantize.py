@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, NumericalError
+from .bits import SUPPORTED_BITS
 from .finite import all_finite
-
-SUPPORTED_BITS = (2, 3, 4, 8)
 
 
 @dataclass(frozen=True, kw_only=True)
