@@ -525,11 +525,18 @@ def test_the_same_observations_give_the_same_scores_and_no_place_twice() -> None
 
 
 def test_facts_become_scores_without_a_sample() -> None:
-    scorer = Scorer(SMALL.common())
+    scorer = Scorer(SMALL.perfect())
     scorer.all({"wiener": {"ortho_bits_per_weight": 0.9, "codes_changed": 0.3, "base_bytes": 7}})
     assert score_of(scorer, "ortho_bits_per_weight", "wiener", None).value == 0.9
     assert score_of(scorer, "base_codes_changed", "wiener", None).unit == "share"
     assert score_of(scorer, "base_bytes", "wiener", None).n == 0
+
+
+def test_an_arm_that_nobody_looked_at_has_no_scores() -> None:
+    # The reference's Base is isolated's, so that isolated is split in every run.
+    scores = Scorer(SMALL.perfect()).all({"wiener": {"base_bytes": 7}, "isolated": {"base_bytes": 7}})
+    assert "isolated" not in {score.arm for score in scores}
+    assert "wiener" in {score.arm for score in scores if score.name == "base_bytes"}
 
 
 # ---- what else the result holds ------------------------------------------------------------------------

@@ -60,6 +60,17 @@ def test_an_arm_whose_sizes_have_no_alpha_gets_no_row_of_its_own_for_them() -> N
     assert [row[0].detail for row in table.rows] == ["alpha 0"]
 
 
+def test_an_arm_of_which_only_sizes_are_known_has_no_row() -> None:
+    scores = [
+        score("exposure_heldout", "wiener", 0.0, 1.5),
+        score("base_bytes", "isolated", None, 1e6, unit="bytes", n=0),
+    ]
+    table = sieve_table(fake_result(scores=scores))
+    assert table is not None
+    assert [row[0].text for row in table.rows] == ["Wiener sieve"]
+    assert sieve_table(fake_result(scores=scores[1:])) is None
+
+
 def test_columns_without_a_number_are_left_out() -> None:
     table = sieve_table(fake_result(scores=[score("perplexity", "wiener", 0.0, 19.0, unit="")]))
     assert table is not None

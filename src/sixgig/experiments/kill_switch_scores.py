@@ -44,10 +44,13 @@ class Scorer:
         self.scores: list[Score] = []
 
     def all(self, facts: Mapping[str, Mapping[str, float]]) -> list[Score]:
-        """Every score of every pool, and each arm's sizes."""
+        """Every score of every pool, and the sizes of every arm that was looked at."""
         for key, pool in self.pools.items():
             self._score_pool(key, pool)
+        looked_at = {arm for arm, _, _ in self.pools}
         for arm, fact in facts.items():
+            if arm not in looked_at:  # split only because another arm shares its Base
+                continue
             for name, unit in (
                 ("ortho_bits_per_weight", "bits"),
                 ("base_bytes", "bytes"),

@@ -35,9 +35,10 @@ def score_cell(score: Score | None) -> Cell:
 def sieve_table(result: Result) -> Table | None:
     """One row an arm and end of the switch: what leaks, how well it speaks, how large Ortho is.
 
-    None where the result has none of these scores (another experiment's).
+    An arm with none of these scores has no row. None where no arm has any (another experiment's result).
     """
     rows = [_sieve_row(result, arm, alpha) for arm, alpha in _ends_of_the_switch(result)]
+    rows = [row for row in rows if any(cell.text != "-" for cell in row[1:])]
     columns = [
         place for place in range(1, len(_SIEVE_COLUMNS)) if any(row[place].text != "-" for row in rows)
     ]
