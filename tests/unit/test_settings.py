@@ -251,7 +251,8 @@ def test_what_works_on_canaries_is_refused_while_there_are_none(
 
 
 @pytest.mark.parametrize(
-    ("restored", "received"), [((), "nothing"), (("hessian",), "hessian"), (("hessian", "random"), "random")]
+    ("restored", "received"),
+    [((), "nothing"), (("hessian",), "hessian"), (("hessian", "wrong-set"), "wrong-set")],
 )
 def test_the_main_arm_is_not_looked_at_with_an_ortho_part_that_was_never_fitted(
     restored: tuple[str, ...], received: str
@@ -261,6 +262,25 @@ def test_the_main_arm_is_not_looked_at_with_an_ortho_part_that_was_never_fitted(
     assert "restored must hold wiener while alphas go above 0, not " in str(caught.value)
     assert f"{received}: add it" in str(caught.value)
     assert replace(KillSwitchConfig(), restored=(*restored, "wiener")).restored[-1] == "wiener"
+
+
+@pytest.mark.parametrize("key", ["restored", "relearned", "attacked"])
+def test_an_arm_that_is_not_split_is_named_nowhere_else(key: str) -> None:
+    names = ["wiener", "random", "hessian", "isolated"]
+    with pytest.raises(InputError) as caught:
+        changed(KillSwitchConfig(), {"sieves": ["wiener", "hessian"], key: names}, where="-s")
+    assert (
+        f"sieves must hold random, isolated while {key} does, not wiener, hessian alone: "
+        f"add what is missing, or leave it out of {key}" in str(caught.value)
+    )
+    words = {"sieves": names, "restored": ["wiener", "isolated"], key: names}
+    assert getattr(changed(KillSwitchConfig(), words, where="-s"), key) == tuple(names)
+
+
+def test_the_main_arm_alone_can_be_asked_for() -> None:
+    for attacks in ([], ["noise"]):
+        config = changed(KillSwitchConfig(), {"sieves": "wiener", "attacks": attacks}, where="-s")
+        assert set(config.attacked) == {"wiener", "reference"}
 
 
 def test_isolated_which_is_looked_at_with_alpha_1_alone_must_be_restored() -> None:

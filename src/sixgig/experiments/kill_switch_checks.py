@@ -54,7 +54,8 @@ def check_settings(config: Any) -> None:
             if name not in known:
                 raise UnknownNameError("sieve", name, known, where=key)
     config.canary_plan()  # refuses negative counts and repetitions of 0
-    faults = [*_words(config), *_lists(config), *_texts(config), *_ortho_parts(config), *_numbers(config)]
+    checks = (_words, _lists, _arms, _texts, _ortho_parts, _numbers)
+    faults = [fault for check in checks for fault in check(config)]
     if faults:
         raise InputError("settings that cannot be used: " + "; ".join(faults))
 
@@ -78,6 +79,18 @@ def _lists(config: Any) -> Iterator[str]:
         yield "relearn_steps must be counts of 1 or more"
     if any(seed < 0 for seed in config.seeds):
         yield "seeds must be 0 or more"
+
+
+def _arms(config: Any) -> Iterator[str]:
+    """Only arms that are split can be restored, relearned or attacked; others would be left out unsaid."""
+    split = (*config.sieves, "reference")
+    for key in _NAMES:
+        absent = ", ".join(name for name in dict.fromkeys(getattr(config, key)) if name not in split)
+        if absent:
+            yield (
+                f"sieves must hold {absent} while {key} does, not {', '.join(config.sieves)} alone: "
+                f"add what is missing, or leave it out of {key}"
+            )
 
 
 def _texts(config: Any) -> Iterator[str]:

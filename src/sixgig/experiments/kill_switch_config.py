@@ -33,7 +33,7 @@ class KillSwitchConfig:
     alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the main arm
     relearned: tuple[str, ...] = ("wiener", "reference")
     attacks: tuple[str, ...] = ()
-    attacked: tuple[str, ...] = ("wiener", "reference", "hessian")
+    attacked: tuple[str, ...] = ("wiener", "reference")
 
     # Canaries.
     num_calibration: int = 12
