@@ -142,11 +142,25 @@ def gone(
     return one, run
 
 
+class RecordedProgress(RunProgress):
+    """Remembers every share of every stage that it was told."""
+
+    def __init__(self) -> None:
+        super().__init__({}, quiet=True)
+        self.shares: dict[str, list[float]] = {}
+
+    def begin(self, stage: str) -> None:
+        self.shares[stage] = []
+
+    def at(self, share: float) -> None:
+        list(self.shares.values())[-1].append(share)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> tuple[SeedRun, RunDirectory]:
     """The uninterrupted run that the others are held against; its directory is copied, never changed."""
     torch.set_num_threads(1)
-    one, run = gone(tmp_path_factory.mktemp("runs"), model_folder)
+    one, run = gone(tmp_path_factory.mktemp("runs"), model_folder, progress=RecordedProgress())
     run.close()
     return one, run
 
@@ -237,6 +251,17 @@ def test_every_stages_seconds_and_peaks_are_kept(whole: tuple[SeedRun, RunDirect
     assert set(one.seconds) == {f"seed0-{name}" for name in one.stages()}
     assert all(seconds >= 0 for seconds in one.seconds.values())
     assert one.peaks["peak_rss_bytes"] > 10 * 2**20
+
+
+def test_progress_within_a_stage_goes_from_0_to_1_and_never_back(
+    whole: tuple[SeedRun, RunDirectory],
+) -> None:
+    one, _ = whole
+    assert isinstance(one.progress, RecordedProgress)
+    assert set(one.progress.shares) == {f"seed0-{name}" for name in one.stages()}
+    for stage, shares in one.progress.shares.items():
+        assert shares == sorted(shares), stage
+        assert 0 <= shares[0] <= shares[-1] == pytest.approx(1.0), stage
 
 
 # ---- Bases -------------------------------------------------------------------------------------------

@@ -285,10 +285,15 @@ class SeedRun:
         return self._observations(self._relearned(arm, self._wholes("calibration")))
 
     def _relearned(
-        self, arm: str, texts: Sequence[TokenSequence], name: str = "relearn"
+        self,
+        arm: str,
+        texts: Sequence[TokenSequence],
+        name: str = "relearn",
+        part: tuple[int, int] = (0, 1),
     ) -> list[Observation]:
         seen: list[Observation] = []
         steps = self.config.relearn_steps
+        number, of = part
 
         def look(step: int) -> None:
             seen.append(
@@ -297,7 +302,7 @@ class SeedRun:
                     arm,
                     0.0,
                     f"{name}-{step}",
-                    part=(len(seen), len(steps)),
+                    part=(number * len(steps) + len(seen), of * len(steps)),
                 )
             )
 
@@ -316,7 +321,7 @@ class SeedRun:
         weights = self._base_weights(arm)
         look = self.looks.quick(windows=False)
         if attack == "relearn-benign":
-            return self._relearned(arm, self._wholes("look_alike"), attack)
+            return self._relearned(arm, self._wholes("look_alike"), attack, part)
         if attack.startswith("requantise-int"):
             bits = int(attack.removeprefix("requantise-int"))
             weights = requantised(weights, bits, self.config.group_size)
