@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from sixgig.data.canaries import Canary, CanaryPlan, make_canaries
 from sixgig.load.loaded import LoadedModel
 
 torch.set_num_threads(1)  # the models are too small to gain from more, and test runs share the machine
@@ -83,6 +84,20 @@ def fake_loaded(seed: int = 0, *, tied: bool = True) -> LoadedModel:
         folder=Path("fake"),
         device=torch.device("cpu"),
     )
+
+
+def few_canaries() -> list[Canary]:
+    """Six a group and three of another kind: few, but some of every template."""
+    plan = CanaryPlan(
+        num_calibration=6,
+        num_heldout=6,
+        num_heldout_other=6,
+        num_control=6,
+        num_control_other=6,
+        num_wrong_set=3,
+        repetitions=(1,),
+    )
+    return make_canaries(plan, 0)
 
 
 def weights_of(loaded: LoadedModel) -> dict[str, torch.Tensor]:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from fakes import fake_loaded, randn, weights_of
+from fakes import fake_loaded, few_canaries, randn, weights_of
 from torch import Tensor
 
 from sixgig.data.batches import TokenSequence, whole_text
-from sixgig.data.canaries import CanaryPlan, make_canaries, person_name
+from sixgig.data.canaries import person_name
 from sixgig.evaluate.attacks import RelearnConfig, disturbed_prefix, relearn, requantised, shaken
 from sixgig.load.loaded import LoadedModel, linear_layers
 
@@ -169,16 +169,7 @@ def test_noise_repeats_with_its_seed_alone() -> None:
 
 
 def test_a_disturbed_prefix_asks_for_the_same_person_in_words_that_training_never_had() -> None:
-    plan = CanaryPlan(
-        num_calibration=6,
-        num_heldout=6,
-        num_heldout_other=6,
-        num_control=6,
-        num_control_other=6,
-        num_wrong_set=3,
-        repetitions=(1,),
-    )
-    canaries = make_canaries(plan, 0)
+    canaries = few_canaries()
     assert len({canary.template for canary in canaries}) == 10
     for canary in canaries:
         asked = disturbed_prefix(canary)

@@ -6,9 +6,8 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from fakes import fake_loaded
+from fakes import fake_loaded, few_canaries
 
-from sixgig.data.canaries import CanaryPlan, make_canaries
 from sixgig.experiments import kill_switch
 
 
@@ -16,16 +15,7 @@ def test_prompts_of_different_lengths_continue_as_if_each_were_alone(monkeypatch
     # In bf16 two tokens can be level, and which one wins is the batch's shape's affair.
     monkeypatch.setattr(kill_switch, "mixed_precision", lambda device: nullcontext())
     loaded = fake_loaded()
-    plan = CanaryPlan(
-        num_calibration=6,
-        num_heldout=6,
-        num_heldout_other=0,
-        num_control=6,
-        num_control_other=0,
-        num_wrong_set=0,
-        repetitions=(1,),
-    )
-    canaries = make_canaries(plan, 0)[:5]
+    canaries = few_canaries()[:5]
     assert len({len(loaded.encode(canary.prefix)) for canary in canaries}) > 1
     together = kill_switch._continued(loaded, canaries)
     for canary, answer in zip(canaries, together, strict=True):
