@@ -16,15 +16,16 @@ from fakes import fake_loaded
 from safetensors.torch import save_file
 
 from sixgig.data.corpora import Corpus
-from sixgig.errors import OutOfSpaceError
+from sixgig.errors import IntegrityError, OutOfSpaceError
 from sixgig.evaluate.observation import Observation, Observer
-from sixgig.experiments import kill_switch_seed
+from sixgig.experiments import kill_switch_files, kill_switch_seed
 from sixgig.experiments.kill_switch_config import ATTACKS, KillSwitchConfig
 from sixgig.experiments.kill_switch_scores import Scorer
 from sixgig.experiments.kill_switch_seed import SeedRun
 from sixgig.experiments.kill_switch_texts import tokenised
 from sixgig.experiments.progress import RunProgress
 from sixgig.experiments.settings import as_plain
+from sixgig.files import sha256_file
 from sixgig.load.loaded import LoadedModel, linear_layers
 from sixgig.numerics.quantize import dequantize, quantize_rtn
 from sixgig.report.store import RunDirectory
@@ -444,6 +445,71 @@ def test_a_damaged_stage_is_named_and_done_again(
     assert_resumes_to(whole, run)
     assert any("seed0-look-wiener" in notice for notice in run.notices)
     assert any("seed0-look-wiener" in str(event) for event in run.events() if event["event"] == "notice")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+@pytest.mark.parametrize(
+    ("file", "writer", "reader"),
+    [
+        ("planted", "plant", "look-full_precision"),
+        ("reference", "train-reference", "split"),
+        ("wiener", "split", "attack-wiener"),
+        ("wiener-restored", "restore-wiener", "look-wiener"),
+    ],
+)
+def test_damaged_weights_are_refused_and_made_again_with_their_stage(
+    whole: tuple[SeedRun, RunDirectory], tmp_path: Path, file: str, writer: str, reader: str, damage: str
+) -> None:
+    one, kept = whole
+    run = copy_of(kept, tmp_path)
+    (run.stages_path / f"seed0-{reader}.json").unlink()
+    path = run.work_path / "seed0" / f"{file}.safetensors"
+    content = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-1] + (b"" if damage == "cut" else bytes([content[-1] ^ 1])))
+    with pytest.raises(IntegrityError) as caught:
+        seed_run(run, one.loaded.folder).go()
+    stage = run.stages_path / f"seed0-{writer}.json"
+    assert all(words in str(caught.value) for words in (f"where: {path}", f"delete {stage}", "new run"))
+    if damage == "flipped":
+        stage.unlink()
+        assert_resumes_to(whole, run)
+        assert path.read_bytes() == content
+    run.close()
+
+
+def test_a_run_kept_from_before_weights_had_digests_goes_on(
+    whole: tuple[SeedRun, RunDirectory], tmp_path: Path
+) -> None:
+    run = copy_of(whole[1], tmp_path)
+    for name in whole[0].stages():
+        value = run.load_stage(f"seed0-{name}")
+        assert value is not None
+        run.save_stage(f"seed0-{name}", {key: part for key, part in value.items() if key != "files"})
+    (run.stages_path / "seed0-attack-hessian.json").unlink()
+    assert_resumes_to(whole, run)
+
+
+def test_weights_that_this_process_wrote_are_not_read_again_to_be_checked(
+    whole: tuple[SeedRun, RunDirectory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, kept = whole
+    hashed: list[str] = []
+
+    def sha256(path: Path) -> str:
+        hashed.append(path.stem)
+        return sha256_file(path)
+
+    monkeypatch.setattr(kill_switch_files, "sha256_file", sha256)
+    run = copy_of(kept, tmp_path)
+    for name in ("restore-wiener", "look-wiener", "attack-wiener"):
+        (run.stages_path / f"seed0-{name}.json").unlink()
+    assert_resumes_to(whole, run)
+    # Two were left by the earlier process and are checked once, whatever reads them; of the third, which
+    # this process wrote, the digest was taken and nothing more.
+    assert sorted(hashed) == ["planted", "wiener", "wiener-restored"]
 
 
 def test_seeds_do_not_touch_one_another(tmp_path: Path, model_folder: Path) -> None:

@@ -31,6 +31,7 @@ from ..transform.sieve import make_sieve
 from ..transform.split import PUBLIC, Arm, LayerSplit, OrthoConfig, split_layers_of
 from .kill_switch_config import KillSwitchConfig
 from .kill_switch_facts import base_facts, ortho_facts
+from .kill_switch_files import WorkFiles
 from .kill_switch_looks import Looks, families_in_turn
 from .kill_switch_texts import Texts
 from .progress import RunProgress
@@ -66,6 +67,7 @@ class SeedRun:
             self.groups.setdefault(canary.group, []).append(canary)
         self.looks = Looks(self.config, self.loaded, self.canaries, self.texts.test, self.seed)
         self._lessons: list[Lesson] | None = None
+        self._files = WorkFiles(self.run.work_path / f"seed{self.seed}")
         # W0 is read from the model's own file when it is needed, so that it takes no memory beside W.
         self._original = weight_reader(self.loaded.folder / "model.safetensors", ".weight")
 
@@ -119,11 +121,12 @@ class SeedRun:
             kept = self.run.load_stage(key)
             if kept is None:
                 started = time.monotonic()
-                value = work()
+                value = work() | {"files": self._files.digests()}
                 value |= {"seconds": time.monotonic() - started, **self._peaks_now()}
                 kept = self.run.save_stage(key, value)
                 self.progress.end()
             else:
+                self._files.expect(kept.get("files", {}), self.run.stages_path / f"{key}.json")
                 self.progress.end(loaded=True)
             self.seconds[key] = kept["seconds"]
             for peak in self.peaks:
@@ -210,7 +213,7 @@ class SeedRun:
         )
         facts = {}
         for arm, layers in splits.items():
-            save_layers(self._work(arm), layers)
+            save_layers(self._files.to_write(arm), layers)
             facts[arm] = base_facts(layers)
             if arm == "hessian" and arm in config.restored:  # its Ortho part is what the sieve chose
                 facts[arm] |= ortho_facts(layers, config.factor_bits)
@@ -248,7 +251,7 @@ class SeedRun:
             after_step=self._step_progress,
             announce=self._announce,
         )
-        save_layers(self._work(f"{arm}-restored"), fitted)
+        save_layers(self._files.to_write(f"{arm}-restored"), fitted)
         return {"facts": {arm: ortho_facts(fitted, config.factor_bits)}}
 
     def _prepared_lessons(self) -> list[Lesson]:
@@ -356,13 +359,12 @@ class SeedRun:
     # ---- weights and files ---------------------------------------------------------------------------
 
     def _work(self, name: str) -> Path:
-        folder = self.run.work_path / f"seed{self.seed}"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{name}.safetensors"
+        """A file that an earlier stage wrote."""
+        return self._files.to_read(name)
 
     def layers(self, arm: str, *, restored: bool = False) -> dict[str, LayerSplit]:
-        fitted = self._work(f"{arm}-restored")
-        return read_layers(fitted if restored and fitted.exists() else self._stored(arm))
+        is_fitted = restored and arm != "hessian"  # whose Ortho part is what the sieve chose
+        return read_layers(self._work(f"{arm}-restored") if is_fitted else self._stored(arm))
 
     def _stored(self, arm: str) -> Path:
         return self._work({REFERENCE: "isolated"}.get(arm, arm))
@@ -379,7 +381,7 @@ class SeedRun:
 
     def _save_dense(self, name: str) -> None:
         layers = linear_layers(self.loaded.network).items()
-        save_weights(self._work(name), {key: layer.weight.detach().cpu() for key, layer in layers})
+        save_weights(self._files.to_write(name), {key: layer.weight.detach().cpu() for key, layer in layers})
 
     def _whole(self, canary: Canary) -> TokenSequence:
         parts = (canary.prefix, canary.secret, canary.suffix)
