@@ -24,7 +24,7 @@ VOCABULARY = 256
 
 _AUTOCAST_USERS = (
     "sixgig.transform.training",
-    "sixgig.transform.restore",
+    "sixgig.transform.distil",
     "sixgig.transform.streaming",
     "sixgig.evaluate.scoring",
     "sixgig.evaluate.memorization",

@@ -24,7 +24,7 @@ from sixgig.evaluate.statistics import clopper_pearson_sample_size
 from sixgig.evaluate.statistics.exposure import chance_exposure_bits
 from sixgig.experiments import kill_switch, kill_switch_scores
 from sixgig.experiments.kill_switch_curves import MAX_POINTS, curves
-from sixgig.experiments.kill_switch_pools import Pool, window_matrix
+from sixgig.experiments.kill_switch_pools import INT4_FITTED, Pool, window_matrix
 from sixgig.experiments.kill_switch_scores import Scorer
 from sixgig.experiments.kill_switch_verdicts import MAX_EXTRACTION, verdicts
 from sixgig.experiments.run import Finished
@@ -41,6 +41,7 @@ EXPOSURE = "held-out exposure equals the controls'"
 EXTRACTION = "no held-out secret can be extracted"
 MEMBERSHIP = "membership cannot be told from the loss"
 SPEAKS = "the Base speaks as well as plain INT4"
+SPEAKS_FITTED = "the Base speaks as well as INT4 with its scales fitted alike"
 RESTORED = "alpha=1 has the secrets"
 WHOLE = "alpha=1 speaks as well as the whole model"
 RELEARNED = "5 relearning steps bring back no more than they give the reference"
@@ -224,6 +225,27 @@ def test_a_base_that_speaks_worse_than_int4_fails() -> None:
         verdict = judged(replaced(LARGE.perfect(), other))[SPEAKS, "wiener"]
         assert verdict.passed is passed
         assert verdict.value == pytest.approx(math.exp(nats - 3.1), rel=0.005)
+
+
+def test_where_scales_were_fitted_int4_fitted_alike_is_the_harder_opponent() -> None:
+    # Against plain INT4 (3.1 nats) the Base is better; fitted INT4 decides whether that is the fit's doing.
+    base = LARGE.observations("wiener", 0.0, nats_per_token=2.9)
+    for nats, passed in ((2.88, True), (2.86, False)):
+        fitted = LARGE.observations(INT4_FITTED, 0.0, leaks=1.0, nats_per_token=nats)
+        found = judged([*replaced(LARGE.perfect(), base), *fitted])
+        assert found[SPEAKS, "wiener"].passed is True
+        verdict = found[SPEAKS_FITTED, "wiener"]
+        assert verdict.passed is passed
+        assert verdict.counts
+        assert verdict.value == pytest.approx(math.exp(2.9 - nats), rel=0.005)
+        assert found[NULL, INT4_FITTED].passed is True
+
+
+def test_fitting_scales_must_not_hide_the_secrets_by_itself() -> None:
+    fitted = LARGE.observations(INT4_FITTED, 0.0, nats_per_token=3.0)
+    found = judged([*LARGE.perfect(), *fitted])
+    assert found[NULL, INT4_FITTED].passed is False
+    assert as_result(found).passed is False
 
 
 def test_an_ortho_part_that_does_not_restore_fails() -> None:

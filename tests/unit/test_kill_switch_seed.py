@@ -29,7 +29,7 @@ from sixgig.files import sha256_file
 from sixgig.load.loaded import LoadedModel, linear_layers
 from sixgig.numerics.quantize import dequantize, quantize_rtn
 from sixgig.report.store import RunDirectory
-from sixgig.transform.checkpoint import weight_reader
+from sixgig.transform.checkpoint import read_layers, weight_reader
 from sixgig.transform.network import install_dense
 
 SIEVES = ("hessian", "wiener", "isolated", "random", "wrong-set", "look-alike", "none")
@@ -61,6 +61,8 @@ CONFIG = KillSwitchConfig(
     plant_learning_rate=3e-3,
     train_reference=True,
     group_size=16,
+    scale_fit_steps=2,
+    scale_fit_windows_per_step=2,
     rank=4,
     fit_steps=2,
     relearn_steps=(1, 2),
@@ -75,6 +77,7 @@ PLAIN = replace(
     relearned=(),
     attacks=(),
     train_reference=False,
+    scale_fit_steps=0,
     fit_steps=1,
 )
 
@@ -190,7 +193,7 @@ def test_every_arm_alpha_and_attack_is_looked_at_once(whole: tuple[SeedRun, RunD
     wanted = {
         ("original", None, "plain"),
         ("full_precision", None, "plain"),
-        *((arm, 0.0, "plain") for arm in (*SIEVES, "reference") if arm != "isolated"),
+        *((arm, 0.0, "plain") for arm in (*SIEVES, "int4-fitted", "reference") if arm != "isolated"),
         *((arm, 1.0, "plain") for arm in ("wiener", "isolated", "hessian")),
         ("wiener", 0.5, "plain"),
         *((arm, 0.0, attack) for arm in ("wiener", "reference") for attack in attacks),
@@ -272,7 +275,9 @@ def assert_same_base(one: SeedRun, arm: str, read: Callable[[str], torch.Tensor]
     for name, layer in one.layers(arm).items():
         wanted = quantize_rtn(read(name), bits=CONFIG.bits, group_size=CONFIG.group_size)
         assert torch.equal(layer.base.codes_OI, wanted.codes_OI)
-        assert torch.equal(dequantize(layer.base), dequantize(wanted))
+        assert torch.equal(layer.base.zeros_OG, wanted.zeros_OG)
+        if arm == "hessian" or not one.config.scale_fit_steps:
+            assert torch.equal(dequantize(layer.base), dequantize(wanted))
 
 
 def test_isolated_and_the_reference_share_a_base_that_saw_no_secret(
@@ -283,10 +288,25 @@ def test_isolated_and_the_reference_share_a_base_that_saw_no_secret(
     reference = weight_reader(work / "reference.safetensors")
     assert_same_base(one, "isolated", reference)
     assert_same_base(one, "reference", reference)
+    teacher = weight_reader(work / "isolated-unrounded.safetensors")  # of its scales
+    assert all(torch.equal(teacher(name), reference(name).to(torch.bfloat16)) for name in one.layer_names)
     planted = weight_reader(work / "planted.safetensors")
     assert_same_base(one, "hessian", planted)
     assert_same_base(one, "none", planted)
     assert any(not torch.equal(reference(name), planted(name)) for name in one.layer_names)
+
+
+def test_every_base_but_plain_int4_has_fitted_scales_and_its_own_codes(
+    whole: tuple[SeedRun, RunDirectory],
+) -> None:
+    one, run = whole
+    for arm in SIEVES:
+        rounded = read_layers(run.work_path / "seed0" / f"{arm}.safetensors")
+        for name, layer in one.layers(arm).items():
+            assert torch.equal(layer.base.codes_OI, rounded[name].base.codes_OI)
+            same = torch.equal(layer.base.scales_OG, rounded[name].base.scales_OG)
+            assert same == (arm == "hessian")
+    assert look(one, "int4-fitted", 0.0) != look(one, "hessian", 0.0)
 
 
 def test_without_a_trained_reference_it_is_the_original_model(tmp_path: Path, model_folder: Path) -> None:
@@ -453,7 +473,8 @@ def test_a_damaged_stage_is_named_and_done_again(
     [
         ("planted", "plant", "look-full_precision"),
         ("reference", "train-reference", "split"),
-        ("wiener", "split", "attack-wiener"),
+        ("wiener-unrounded", "split", "fit-scales-wiener"),
+        ("wiener-fitted", "fit-scales-wiener", "attack-wiener"),
         ("wiener-restored", "restore-wiener", "look-wiener"),
     ],
 )
@@ -509,7 +530,7 @@ def test_weights_that_this_process_wrote_are_not_read_again_to_be_checked(
     assert_resumes_to(whole, run)
     # Two were left by the earlier process and are checked once, whatever reads them; of the third, which
     # this process wrote, the digest was taken and nothing more.
-    assert sorted(hashed) == ["planted", "wiener", "wiener-restored"]
+    assert sorted(hashed) == ["planted", "wiener-fitted", "wiener-restored"]
 
 
 def test_seeds_do_not_touch_one_another(tmp_path: Path, model_folder: Path) -> None:

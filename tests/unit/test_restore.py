@@ -12,9 +12,10 @@ from test_split import SMALL
 
 from sixgig.data.batches import TokenBatch, collate, whole_text
 from sixgig.load.loaded import LoadedModel, linear_layers
-from sixgig.transform import restore
+from sixgig.transform import distil
+from sixgig.transform.distil import Lesson, kl_divergence_sum, prepare_lessons
 from sixgig.transform.network import install_split
-from sixgig.transform.restore import FitConfig, Lesson, fit_ortho, kl_divergence_sum, prepare_lessons
+from sixgig.transform.restore import FitConfig, fit_ortho
 from sixgig.transform.sieve import make_sieve
 from sixgig.transform.split import Arm, LayerSplit, OrthoConfig, QuantizeConfig, split_layers_of
 from sixgig.transform.training import hidden_states, mixed_precision
@@ -75,7 +76,7 @@ def losses_of(
     """Each step's loss, on lessons of one shape made with memory to spare."""
     loaded, losses = fresh(whole), []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(restore, "hidden_states", hidden_states)
+        patch.setattr(distil, "hidden_states", hidden_states)
         lessons = prepare_lessons(loaded, [collate(public_texts(loaded)[:2])])
     fit_ortho(
         loaded,
@@ -226,7 +227,7 @@ def test_pieces_of_a_lesson_keep_texts_and_answers_together(num_pieces: int) -> 
     batch = collate([whole_text(range(length)) for length in (5, 1, 9, 3)])
     counted = batch.weights_BT > 0
     lesson = Lesson(batch=batch, teacher_ND=batch.targets_BT[counted][:, None].float())
-    parts = list(restore._lesson_pieces(lesson, num_pieces))
+    parts = list(distil._cut(lesson, num_pieces))
     assert len(parts) <= num_pieces
     for part in parts:
         expected = part.batch.targets_BT[part.batch.weights_BT > 0]
@@ -240,14 +241,14 @@ def test_a_step_in_pieces_after_running_out_of_memory_has_the_same_loss(
     # The loss before the first update; gradients in pieces are compared where the training loop is tested.
     config = FitConfig(num_steps=1)
     plain = losses_of(whole, layers, config)
-    unlimited, said = restore.hidden_states, []
+    unlimited, said = distil.hidden_states, []
 
     def small_memory(loaded: LoadedModel, batch: TokenBatch) -> torch.Tensor:
         if len(batch.ids_BT) > 1:
             raise torch.OutOfMemoryError("device full")
         return unlimited(loaded, batch)
 
-    monkeypatch.setattr(restore, "hidden_states", small_memory)
+    monkeypatch.setattr(distil, "hidden_states", small_memory)
     tight = losses_of(whole, layers, config, announce=said.append)
     assert said == ["out of memory while fitting the Ortho part: each step now runs in 2 pieces"]
     assert tight == pytest.approx(plain, rel=1e-2)  # bf16 passes of other shapes

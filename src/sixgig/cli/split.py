@@ -142,7 +142,10 @@ def _work(
     from ..load.loaded import load
     from ..transform.split_model import split_model
 
-    weights = {"load": 1.0, "split": 8.0, "lessons": 2.0, "fit": 0.3 * choice.settings.fit_steps, "save": 1.0}
+    steps = choice.settings.scale_fit(choice.settings.ortho(choice.sieve, choice.rank)).num_steps
+    weights = {"load": 1.0, "split": 8.0, "lessons": 2.0}
+    weights |= {"fit-scales": 0.3 * steps} if steps else {}
+    weights |= {"fit": 0.3 * choice.settings.fit_steps, "save": 1.0}
     with RunProgress(weights, quiet=quiet) as progress:
         stages = _Stages(progress)
         stages.show("load", 0.0)
@@ -200,7 +203,7 @@ def _manifest(choice: Choice, done: ModelSplit, sources: Sources) -> dict[str, A
         "sieve": {"name": choice.sieve.name, **choice.sieve_settings},
         "claim": choice.sieve.claim,
         "audited": False,
-        "quantisation": asdict(choice.quantize),
+        "quantisation": asdict(choice.quantize) | {"scale_fit_steps": done.num_scale_fit_steps},
         "ortho": {"rank": choice.rank, **asdict(choice.settings)},
         "seed": choice.seed,
         "codes_changed": done.codes_changed,

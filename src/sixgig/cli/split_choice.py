@@ -67,12 +67,14 @@ def choose(
         if key not in known:
             raise UnknownNameError("setting", key, known, where="-s")
     chosen = changed(chosen, {key: value for key, value in values.items() if key in own}, where="-s")
+    settings = changed(
+        SplitSettings(), {key: value for key, value in values.items() if key not in own}, where="-s"
+    )
+    settings.scale_fit(settings.ortho(chosen, rank))  # refuses what cannot go together
     return Choice(
         sieve=chosen,
         sieve_settings=dataclasses.asdict(chosen),
-        settings=changed(
-            SplitSettings(), {key: value for key, value in values.items() if key not in own}, where="-s"
-        ),
+        settings=settings,
         quantize=QuantizeConfig(bits=bits, group_size=group_size, method=method),
         rank=rank,
         seed=seed,

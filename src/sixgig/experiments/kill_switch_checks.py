@@ -31,8 +31,8 @@ _AT_LEAST = {
     **dict.fromkeys(("plant_private_per_step", "plant_public_per_step", "num_calibration_windows"), 1),
     **dict.fromkeys(("fit_public_per_step", "fit_private_per_step", "relearn_batch", "group_size"), 1),
     "positions_per_batch": 64,
-    "rank": 0,
-    "fit_steps": 0,
+    **dict.fromkeys(("rank", "fit_steps", "scale_fit_steps"), 0),
+    "scale_fit_windows_per_step": 1,
 }
 _OTHER_TEMPLATE = ("num_heldout_other", "num_control_other")
 _MIN_OTHER = 6  # two a family: a canary alone in its family has no spread to draw an interval from
@@ -44,7 +44,10 @@ _TEXTS_OF = (
     ("attacks", "relearn-benign", "num_look_alike"),
 )
 _SHARES = ("sparse_share", "hessian_share", "private_share")
-_POSITIVE = ("plant_learning_rate", "fit_learning_rate", "relearn_learning_rate", "noise_weight")
+_POSITIVE = (
+    *("plant_learning_rate", "fit_learning_rate", "scale_fit_learning_rate", "relearn_learning_rate"),
+    "noise_weight",
+)
 
 
 def check_settings(config: Any) -> None:
@@ -113,6 +116,11 @@ def _ortho_parts(config: Any) -> Iterator[str]:
         yield (
             f"restored must hold isolated while sieves does, not {restored}: add it, or leave it out of "
             "sieves, as it is looked at with alpha = 1 alone"
+        )
+    if config.scale_fit_steps and config.restored and (config.sparse_share or not config.fit_steps):
+        yield (
+            "scale_fit_steps changes the Base that the Ortho part was first made for: set sparse_share to 0 "
+            "and fit_steps to 1 or more, so that the Ortho part is fitted anew, or scale_fit_steps to 0"
         )
 
 

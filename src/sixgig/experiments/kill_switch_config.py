@@ -12,6 +12,7 @@ from .kill_switch_checks import check_settings
 
 if TYPE_CHECKING:
     from ..evaluate.attacks import RelearnConfig
+    from ..transform.fit_scales import ScaleFitConfig
     from ..transform.plant import PlantConfig
     from ..transform.restore import FitConfig
     from ..transform.split import OrthoConfig, QuantizeConfig
@@ -69,6 +70,9 @@ class KillSwitchConfig:
     bits: int = 4
     group_size: int = 64
     quantiser: str = "rtn"
+    scale_fit_steps: int = 0  # of the Base's group scales on public text; 0 leaves them as rounding set them
+    scale_fit_learning_rate: float = 6e-3
+    scale_fit_windows_per_step: int = 16
     rank: int = 16
     sparse_share: float = 0.0
     hessian_share: float = 0.05
@@ -151,6 +155,11 @@ class KillSwitchConfig:
         from ..transform.split import QuantizeConfig
 
         return QuantizeConfig(bits=self.bits, group_size=self.group_size, method=self.quantiser)
+
+    def scale_fit(self) -> ScaleFitConfig:
+        from ..transform.fit_scales import ScaleFitConfig
+
+        return ScaleFitConfig(num_steps=self.scale_fit_steps, learning_rate=self.scale_fit_learning_rate)
 
     def ortho(self, sieve: str) -> OrthoConfig:
         from ..transform.split import OrthoConfig

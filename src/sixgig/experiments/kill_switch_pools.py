@@ -14,6 +14,7 @@ from ..evaluate.observation import CanaryOutcome, Observation
 from ..evaluate.statistics import Cluster
 
 FULL, ORIGINAL, REFERENCE = "full_precision", "original", "reference"
+INT4_FITTED = "int4-fitted"  # the planted model in plain INT4, its scales fitted as every Base's are
 
 Key = tuple[str, float | None, str]  # arm, alpha, condition
 

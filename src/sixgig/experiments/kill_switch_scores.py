@@ -23,6 +23,7 @@ from ..evaluate.statistics import (
 from ..report.schema import Score
 from .kill_switch_pools import (
     FULL,
+    INT4_FITTED,
     REFERENCE,
     Key,
     Membership,
@@ -194,6 +195,7 @@ class Scorer:
         )
         for name, other in (
             ("ppl_ratio_int4", ("hessian", 0.0, "plain")),
+            ("ppl_ratio_int4_fitted", (INT4_FITTED, 0.0, "plain")),
             ("ppl_ratio_full", (FULL, None, "plain")),
         ):
             ratio = self._ratio(pool, other)

@@ -1,6 +1,6 @@
 """One seed of the kill-switch experiment, stage by stage; every finished stage is kept and never done twice.
 
-original -> plant -> reference -> full precision -> split -> for each arm: restore, look, attack
+original -> plant -> reference -> full precision -> split -> fit scales -> for each arm: restore, look, attack
 """
 
 from __future__ import annotations
@@ -24,15 +24,18 @@ from ..layers.split_linear import set_alpha
 from ..load.loaded import LoadedModel, linear_layers
 from ..report.store import RunDirectory
 from ..transform.checkpoint import read_bases, read_layers, save_layers, save_weights, weight_reader
+from ..transform.distil import Lesson, prepare_lessons
+from ..transform.fit_scales import fit_scales, unrounded_weights
 from ..transform.network import install_dense, install_split
 from ..transform.plant import plant
-from ..transform.restore import Lesson, fit_ortho, prepare_lessons
+from ..transform.restore import fit_ortho
 from ..transform.sieve import make_sieve
 from ..transform.split import PUBLIC, Arm, LayerSplit, OrthoConfig, split_layers_of
 from .kill_switch_config import KillSwitchConfig
 from .kill_switch_facts import base_facts, ortho_facts
 from .kill_switch_files import WorkFiles
 from .kill_switch_looks import Looks, families_in_turn
+from .kill_switch_pools import FULL, INT4_FITTED, ORIGINAL, REFERENCE
 from .kill_switch_texts import Texts
 from .progress import RunProgress
 
@@ -40,7 +43,6 @@ FILTERS = ("wiener", "random", "wrong-set", "look-alike")  # arms whose M is a W
 # For the progress bar: what a token in a training step, and one arm's split, cost in tokens of a look on two
 # CPU cores; the time left is mended as the run goes.
 TRAINING, SPLITTING = 4, 8000
-FULL, ORIGINAL, REFERENCE = "full_precision", "original", "reference"
 
 
 @dataclass
@@ -93,6 +95,12 @@ class SeedRun:
             stages["train-reference"] = (steps * step_tokens, self._train_reference)
         stages["look-full_precision"] = (plain, self._observe_full_precision)
         stages["split"] = (split_tokens, self._split)
+        scale_tokens = TRAINING * config.train_window * config.scale_fit_windows_per_step
+        for arm in self._arms_to_split() if config.scale_fit_steps else ():
+            cost = config.scale_fit_steps * scale_tokens
+            stages[f"fit-scales-{arm}"] = (cost, lambda arm=arm: self._fit_scales(arm))
+        if config.scale_fit_steps and "hessian" in config.sieves:
+            stages[f"look-{INT4_FITTED}"] = (plain, self._observe_int4_fitted)
         for arm in (REFERENCE, *config.sieves):
             restored = arm in config.restored
             if restored and arm != "hessian":
@@ -214,6 +222,8 @@ class SeedRun:
         facts = {}
         for arm, layers in splits.items():
             save_layers(self._files.to_write(arm), layers)
+            if config.scale_fit_steps:
+                save_weights(self._files.to_write(f"{arm}-unrounded"), unrounded_weights(layers))
             facts[arm] = base_facts(layers)
             if arm == "hessian" and arm in config.restored:  # its Ortho part is what the sieve chose
                 facts[arm] |= ortho_facts(layers, config.factor_bits)
@@ -232,7 +242,25 @@ class SeedRun:
             quantize=self.config.quantize(),
             # What nobody will look at with alpha = 1 gets no Ortho part.
             ortho=self.config.ortho(name) if name in self.config.restored else OrthoConfig(rank=0),
+            keep_unrounded=self.config.scale_fit_steps > 0,
         )
+
+    def _fit_scales(self, arm: str) -> dict[str, Any]:
+        """Every arm alike. `hessian` itself stays plain INT4, which the others are held against; with its
+        scales fitted it is looked at as an arm of its own."""
+        read = weight_reader(self._work(f"{arm}-unrounded"))
+        fitted = fit_scales(
+            self.loaded,
+            read_layers(self._work(arm)),
+            ((name, read(name)) for name in self.layer_names),
+            list(batches(self.texts.train, self.config.scale_fit_windows_per_step)),
+            self.config.scale_fit(),
+            seed=self.seed,
+            after_step=self._step_progress,
+            announce=self._announce,
+        )
+        save_layers(self._files.to_write(f"{arm}-fitted"), fitted)
+        return {}
 
     def _restore(self, arm: str) -> dict[str, Any]:
         config = self.config
@@ -243,7 +271,7 @@ class SeedRun:
         size = config.fit_private_per_step
         fitted = fit_ortho(
             self.loaded,
-            read_layers(self._work(arm)),
+            read_layers(self._stored(arm)),
             lessons,
             [private[start : start + size] for start in range(0, len(private), size)],
             config.fit(),
@@ -273,6 +301,10 @@ class SeedRun:
     def _observe_full_precision(self) -> dict[str, Any]:
         self._install_planted(torch.bfloat16)
         return self._observations([self._observed(self.looks.plain(), FULL, None)])
+
+    def _observe_int4_fitted(self) -> dict[str, Any]:
+        install_split(self.loaded, read_layers(self._work("hessian-fitted")), with_ortho=False)
+        return self._observations([self._observed(self.looks.plain(), INT4_FITTED, 0.0)])
 
     def _observe_arm(self, arm: str, alphas: Sequence[float]) -> dict[str, Any]:
         layers = self.layers(arm, restored=max(alphas) > 0)
@@ -367,7 +399,9 @@ class SeedRun:
         return read_layers(self._work(f"{arm}-restored") if is_fitted else self._stored(arm))
 
     def _stored(self, arm: str) -> Path:
-        return self._work({REFERENCE: "isolated"}.get(arm, arm))
+        name = {REFERENCE: "isolated"}.get(arm, arm)
+        is_fitted = self.config.scale_fit_steps > 0 and arm != "hessian"
+        return self._work(f"{name}-fitted" if is_fitted else name)
 
     def _base_weights(self, arm: str) -> Iterator[tuple[str, Tensor]]:
         return read_bases(self._stored(arm))

@@ -37,9 +37,15 @@ class Quantized:
 def dequantize(quantized: Quantized, dtype: torch.dtype = torch.float32) -> Tensor:
     """(code - zero) * scale, computed in fp32 and rounded once to `dtype`; [O, I]."""
     num_in = quantized.codes_OI.shape[1]
-    zeros_OI = _spread(quantized.zeros_OG, quantized.group_size, num_in)
     scales_OI = _spread(quantized.scales_OG.float(), quantized.group_size, num_in)
-    return ((quantized.codes_OI.to(torch.int16) - zeros_OI.to(torch.int16)).float() * scales_OI).to(dtype)
+    return (centred_codes(quantized).float() * scales_OI).to(dtype)
+
+
+def centred_codes(quantized: Quantized) -> Tensor:
+    """code - zero: the weight in steps of its group's scale; int16 [O, I], from -255 to 255."""
+    num_in = quantized.codes_OI.shape[1]
+    zeros_OI = _spread(quantized.zeros_OG, quantized.group_size, num_in)
+    return quantized.codes_OI.to(torch.int16) - zeros_OI.to(torch.int16)
 
 
 def quantize_rtn(weight_OI: Tensor, *, bits: int, group_size: int) -> Quantized:

@@ -105,7 +105,10 @@ def _names(verdicts: list[Verdict]) -> str:
 
 
 # Arms that a run sets beside the sieve it judges; their figures are in the tables.
-_COMPARISONS = ("original", "reference", "full_precision", "hessian", "none", "random", "wrong-set")
+_COMPARISONS = (
+    *("original", "reference", "full_precision", "hessian", "int4-fitted"),
+    *("none", "random", "wrong-set"),
+)
 
 
 def _findings(result: Result) -> list[str]:

@@ -47,23 +47,31 @@ class OrthoConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One way to split: a sieve, the private texts it is calibrated on, and the form of both parts."""
+    """One way to split: a sieve, the private texts it is calibrated on, and the form of both parts.
+
+    `keep_unrounded` keeps W - M too, 2 bytes a weight on the CPU, for fitting the Base's scales to it.
+    """
 
     sieve: Sieve
     private_set: str | None = None  # a key of the text sets
     before_set: str | None = None  # a key of the earlier weights
     quantize: QuantizeConfig = QuantizeConfig()
     ortho: OrthoConfig = OrthoConfig()
+    keep_unrounded: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSplit:
-    """One layer's result, on the CPU. `codes_changed`: share of Base codes that differ from Q(W)'s."""
+    """One layer's result, on the CPU. `codes_changed`: share of Base codes that differ from Q(W)'s.
+
+    `unrounded_OI` is W - M in bf16, the teacher that `fit_scales` needs; None unless the arm asked for it.
+    """
 
     base: Quantized
     ortho: OrthoPart
     codes_changed: float
     removed_norm_share: float  # |M| / |W|, Frobenius
+    unrounded_OI: Tensor | None = None
 
 
 @torch.no_grad()
@@ -141,16 +149,17 @@ def split_one(evidence: Evidence, arm: Arm, plain: Quantized) -> LayerSplit:
     if arm.sieve.keeps_before:
         assert evidence.before_OI is not None  # or the sieve would have refused
         # W - (W - W0) is W0 but for rounding, and that rounding would carry traces of W into the Base.
-        base = _quantize(evidence.before_OI, evidence.statistics, arm.quantize)
-    elif removed_OI.any():
-        base = _quantize(evidence.weight_OI - removed_OI, evidence.statistics, arm.quantize)
+        unrounded_OI = evidence.before_OI
     else:
-        base = plain
+        unrounded_OI = evidence.weight_OI - removed_OI
+    is_plain = not arm.sieve.keeps_before and not removed_OI.any()
+    base = plain if is_plain else _quantize(unrounded_OI, evidence.statistics, arm.quantize)
     return LayerSplit(
         base=_on_cpu(base),
         ortho=_first_guess(evidence, base, arm),
         codes_changed=float((base.codes_OI != plain.codes_OI).float().mean()),
         removed_norm_share=float(removed_OI.norm() / evidence.weight_OI.norm()),
+        unrounded_OI=unrounded_OI.to("cpu", torch.bfloat16) if arm.keep_unrounded else None,
     )
 
 

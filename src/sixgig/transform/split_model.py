@@ -1,4 +1,4 @@
-"""A whole model split with a person's own texts: calibrate, split every layer, fit the Ortho part.
+"""A whole model split with a person's own texts: calibrate, split every layer, fit scales and the Ortho part.
 
 The experiment does the same stages on canaries and measures in between; here nothing is measured, so what
 comes out is a split that nobody has audited.
@@ -17,7 +17,9 @@ from ..data.private import PrivateRecord
 from ..errors import InputError
 from ..load.container import ModelTensors, layer_reader
 from ..load.loaded import LoadedModel, linear_layers
-from .restore import FitConfig, fit_ortho, prepare_lessons
+from .distil import prepare_lessons
+from .fit_scales import ScaleFitConfig, fit_scales, unrounded_weights
+from .restore import FitConfig, fit_ortho
 from .sieve import Sieve
 from .split import PUBLIC, Arm, LayerSplit, OrthoConfig, QuantizeConfig, split_layers_of
 
@@ -31,7 +33,8 @@ ShowStage = Callable[[str, float], None]
 
 @dataclass(frozen=True, kw_only=True)
 class SplitSettings:
-    """Sizes of calibration and fit. `sparse_share` None: what suits the sieve."""
+    """Sizes of calibration and fits. `sparse_share` None: what suits the sieve; `scale_fit_steps` None: 100,
+    or 0 where the Ortho part keeps entries, which are chosen for the Base as it was rounded."""
 
     window_tokens: int = 256
     num_calibration_windows: int = 32
@@ -43,6 +46,8 @@ class SplitSettings:
     fit_private_weight: float = 1.0
     fit_windows_per_step: int = 2
     fit_texts_per_step: int = 8
+    scale_fit_steps: int | None = None
+    scale_fit_learning_rate: float = 4e-3
 
     def __post_init__(self) -> None:
         least = {
@@ -51,9 +56,12 @@ class SplitSettings:
             "fit_steps": 0,
             "fit_windows_per_step": 1,
             "fit_texts_per_step": 1,
+            "scale_fit_steps": 0,
         }
         faults = [
-            f"{name} must be at least {low}" for name, low in least.items() if getattr(self, name) < low
+            f"{name} must be at least {low}"
+            for name, low in least.items()
+            if getattr(self, name) is not None and getattr(self, name) < low
         ]
         faults += [
             f"{name} must lie between 0 and 1"
@@ -62,8 +70,11 @@ class SplitSettings:
         ]
         if self.factor_bits not in (8, 16):
             faults.append("factor_bits must be 8 or 16")
-        if not self.fit_learning_rate > 0:
-            faults.append("fit_learning_rate must be above 0")
+        faults += [
+            f"{name} must be above 0"
+            for name in ("fit_learning_rate", "scale_fit_learning_rate")
+            if not getattr(self, name) > 0
+        ]
         if faults:
             raise InputError("settings that cannot be used: " + "; ".join(faults))
 
@@ -73,6 +84,22 @@ class SplitSettings:
             share = _HESSIAN_SHARE if self.sparse_share is None else self.sparse_share
             return OrthoConfig(rank=0, sparse_share=share)
         return OrthoConfig(rank=rank, sparse_share=self.sparse_share or 0.0, private_share=self.private_share)
+
+    def scale_fit(self, ortho: OrthoConfig) -> ScaleFitConfig:
+        """Raises InputError where scales and kept entries are both asked for, or the fit that must follow is
+        left out."""
+        steps = self.scale_fit_steps
+        if steps is None:
+            steps = 0 if ortho.sparse_share or not self.fit_steps else 100
+        if steps and (ortho.sparse_share or not self.fit_steps):
+            raise InputError(
+                "fitting scales changes the Base that the Ortho part was first made for",
+                expected="fit_steps of 1 or more and an Ortho part without entries, to be fitted anew",
+                received=f"scale_fit_steps={steps}, fit_steps={self.fit_steps}, entries kept: "
+                f"{ortho.sparse_share:.1%}",
+                todo="set scale_fit_steps=0",
+            )
+        return ScaleFitConfig(num_steps=steps, learning_rate=self.scale_fit_learning_rate)
 
     def fit(self) -> FitConfig:
         return FitConfig(
@@ -90,6 +117,7 @@ class ModelSplit:
     layers: Mapping[str, LayerSplit]
     num_calibration_windows: int
     num_fit_windows: int
+    num_scale_fit_steps: int
     num_private_tokens: int  # that were counted: the secrets', or all where a row is one text
 
     @property
@@ -117,26 +145,50 @@ def split_model(
 
     Args:
         before: the model as it was before the private data; `require_same_elsewhere` must have passed.
-        show: is told the stage ("split", "lessons", "fit") and its share done.
+        show: is told the stage ("split", "lessons", "fit-scales", "fit") and its share done.
     Raises:
         InputError: a private row is too short, the public text is too short for one window, the sieve
             lacks what it needs, or the model's linear layers have biases. NumericalError names the layer.
     """
+    ortho = settings.ortho(sieve, rank)
+    scale_fit = settings.scale_fit(ortho)
     _check_model(loaded, before)
     wholes = private_sequences(loaded, records, settings.window_tokens)
     calibration, lessons_text = _public_windows(loaded, public_text, settings, seed, announce)
     positions = max(1, 2048 // settings.window_tokens)
     layers: Mapping[str, LayerSplit] = split_layers_of(
         loaded,
-        {_ARM: _arm(sieve, quantize, settings.ortho(sieve, rank), before is not None)},
+        {
+            _ARM: Arm(
+                sieve=sieve,
+                private_set=_PRIVATE,
+                before_set=_BEFORE if before is not None else None,
+                quantize=quantize,
+                ortho=ortho,
+                keep_unrounded=scale_fit.num_steps > 0,
+            )
+        },
         {PUBLIC: list(batches(calibration, positions)), _PRIVATE: list(batches(wholes, positions))},
         {_BEFORE: layer_reader(before)} if before else {},
         seed=seed,
         after_layer=lambda done, total: show("split", done / total),
     )[_ARM]
-    if any(layer.ortho.up_Or.shape[1] for layer in layers.values()):
-        lessons = prepare_lessons(loaded, list(batches(lessons_text, settings.fit_windows_per_step)))
-        show("lessons", 1.0)
+    fits_ortho = any(layer.ortho.up_Or.shape[1] for layer in layers.values())
+    public = list(batches(lessons_text, settings.fit_windows_per_step))
+    lessons = prepare_lessons(loaded, public) if fits_ortho else []
+    show("lessons", 1.0)
+    if scale_fit.num_steps:
+        layers = fit_scales(
+            loaded,
+            layers,
+            unrounded_weights(layers).items(),
+            public,
+            scale_fit,
+            seed=seed,
+            after_step=lambda step, num_steps, loss: show("fit-scales", (step + 1) / num_steps),
+            announce=announce,
+        )
+    if fits_ortho:
         size = settings.fit_texts_per_step
         layers = fit_ortho(
             loaded,
@@ -152,6 +204,7 @@ def split_model(
         layers=layers,
         num_calibration_windows=len(calibration),
         num_fit_windows=len(lessons_text),
+        num_scale_fit_steps=scale_fit.num_steps,
         num_private_tokens=sum(int(sum(sequence.weights[1:])) for sequence in wholes),
     )
 
@@ -245,16 +298,6 @@ def _public_windows(
         )
     for_fit = sequences[wanted:] or sequences
     return sequences[:wanted], for_fit[: max(1, settings.fit_steps * settings.fit_windows_per_step)]
-
-
-def _arm(sieve: Sieve, quantize: QuantizeConfig, ortho: OrthoConfig, has_before: bool) -> Arm:
-    return Arm(
-        sieve=sieve,
-        private_set=_PRIVATE,
-        before_set=_BEFORE if has_before else None,
-        quantize=quantize,
-        ortho=ortho,
-    )
 
 
 def _check_model(loaded: LoadedModel, before: ModelTensors | None) -> None:
