@@ -1,6 +1,7 @@
 """Measures the kill switch and writes a receipt.
 
 python benchmarks/kill_switch.py --preset full            on a GPU: the figures of every sieve
+python benchmarks/kill_switch.py --preset full --gpus 3   the same, seeds side by side on three GPUs
 python benchmarks/kill_switch.py --preset cpu             time and memory of the newcomer's run
 python benchmarks/kill_switch.py --from RUN_DIRECTORY     a receipt of a run that is there already
 python benchmarks/kill_switch.py --stages RUN [RUN ...]   ... of runs that were cut off, from their stages
@@ -14,25 +15,31 @@ import argparse
 import datetime
 import io
 import json
+import os
+import queue
 import subprocess
 import sys
 import tarfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from sixgig.evaluate.observation import Observation
+from sixgig.experiments.kill_switch_curves import curves
 from sixgig.experiments.kill_switch_scores import Scorer
 from sixgig.experiments.kill_switch_verdicts import verdicts
+from sixgig.experiments.presets import preset
 from sixgig.files import write_json
 from sixgig.provenance import source_sha256
+from sixgig.report import write_report
 from sixgig.report.events import read_events
 from sixgig.report.schema import Memory, Result, Score
 
 ROOT = Path(__file__).resolve().parent.parent
-ARMS = ("wiener", "isolated", "hessian", "random", "wrong-set", "reference")
+ARMS = ("wiener", "isolated", "hessian", "int4-fitted", "random", "wrong-set", "reference")
 REFERENCE_IS_ISOLATED = "the Base is the reference's by construction; read there"
 
 # name of a receipt's figure -> (score, alpha, condition, unit, target for wiener in words, does it hold)
@@ -57,6 +64,12 @@ AT_ZERO = {
         lambda s: s.value <= 0.015,
     ),
     "alpha0_ppl_ratio_int4": ("ppl_ratio_int4", "plain", "at most 1.03", lambda s: s.value <= 1.03),
+    "alpha0_ppl_ratio_int4_fitted": (
+        "ppl_ratio_int4_fitted",
+        "plain",
+        "at most 1.03",
+        lambda s: s.value <= 1.03,
+    ),
     "relearn20_exposure_gap_bits": (
         "exposure_gap_reference",
         "relearn-20",
@@ -71,6 +84,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--preset", default="full")
+    parser.add_argument("--gpus", type=int, default=1, help="run so many seeds at once, each on its own GPU")
     parser.add_argument("--from", dest="run", type=Path, help="a finished run directory")
     parser.add_argument("--stages", type=Path, nargs="+", help="run directories that were cut off")
     parser.add_argument("--area", help="the receipt's area, where it is not the preset's")
@@ -80,6 +94,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.stages:
         result = from_stages(arguments.stages)
+    elif arguments.gpus > 1 and not arguments.run:
+        result = from_stages(measure_side_by_side(arguments.preset, arguments.runs, arguments.gpus))
+        merged = arguments.runs / f"{arguments.preset}-all-seeds"
+        merged.mkdir(exist_ok=True)
+        result.write(merged / "result.json")
+        print(write_report(result, merged))
     else:
         run = arguments.run or measure(arguments.preset, arguments.runs)
         result = Result.read(run / "result.json")
@@ -94,17 +114,36 @@ def main() -> None:
     print(path)
 
 
-def measure(preset: str, runs: Path) -> Path:
+def measure(preset: str, runs: Path, *words: str, gpu: int | None = None) -> Path:
     """Runs the experiment in a process of its own, so that its memory is its own."""
     command = [sys.executable, "-m", "sixgig", "run", "kill-switch", "--preset", preset, "--out", str(runs)]
-    status = subprocess.run(command, check=False).returncode
+    environment = os.environ | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": str(gpu)})
+    status = subprocess.run([*command, *words], check=False, env=environment).returncode
     if status not in (0, 1):  # 1: a criterion failed, which is a result
-        raise SystemExit(status)
+        raise SystemExit(f"{' '.join([*command, *words])} ended with {status}")
     return max(runs.glob("kill-switch-*"), key=lambda path: path.stat().st_mtime)
 
 
+def measure_side_by_side(preset_name: str, runs: Path, num_gpus: int) -> list[Path]:
+    """One run a seed, each in its own folder; as many at once as there are GPUs, one on each."""
+    free: queue.Queue[int] = queue.Queue()
+    for gpu in range(num_gpus):
+        free.put(gpu)
+
+    def one(seed: int) -> Path:
+        gpu = free.get()
+        try:
+            return measure(preset_name, runs / f"seed{seed}", "-s", f"seeds={seed}", gpu=gpu)
+        finally:
+            free.put(gpu)
+
+    with ThreadPoolExecutor(num_gpus) as pool:
+        return list(pool.map(one, preset(preset_name).seeds))
+
+
 def from_stages(runs: Sequence[Path]) -> Result:
-    """Scores of the looks that cut-off runs kept; an arm counts with the seeds that looked at it.
+    """Scores of the looks that runs of single seeds, or cut-off runs, kept; an arm counts with the seeds that
+    looked at it.
 
     Arms whose every seed was not reached have fewer canaries, which their intervals and `n` show. Several
     runs must have run the same code with the same settings, but for their seeds.
@@ -117,30 +156,48 @@ def from_stages(runs: Sequence[Path]) -> Result:
     observations = [
         Observation.from_json_value(one) for stage in stages for one in stage.get("observations", ())
     ]
-    facts: dict[str, dict[str, float]] = {}
-    for stage in stages:
-        for arm, fact in stage.get("facts", {}).items():
-            facts[arm] = {**facts.get(arm, {}), **fact}
     scorer = Scorer(observations)
-    scores = scorer.all(facts)
+    scores = scorer.all(_mean_facts(files, stages))
+    ends = [Result.read(run / "result.json") for run in runs if (run / "result.json").exists()]
     device_peaks = [stage["peak_device_bytes"] for stage in stages if "peak_device_bytes" in stage]
     return Result(
         experiment="kill-switch",
-        status="interrupted",
+        status="complete" if len(ends) == len(runs) else "interrupted",
         config=config,
         provenance=origin,
-        plan={},
+        plan=ends[0].plan if ends else {},
         memory=Memory(planned_peak_bytes=None, measured_peak_bytes=max(device_peaks)),
         timings={path.stem: stage.get("seconds", 0.0) for path, stage in zip(files, stages, strict=True)},
         scores=scores,
         verdicts=verdicts(scorer, config["sieves"]),
+        # What a run says of its own number of seeds does not hold for all of them together.
+        warnings=list(dict.fromkeys(w for end in ends for w in end.warnings if "seed(s)" not in w)),
+        curves=curves(scorer),
+        examples=ends[0].examples if ends else [],
     )
+
+
+def _mean_facts(files: Sequence[Path], stages: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Each arm's sizes, the mean over the seeds that have them."""
+    found: dict[str, dict[str, dict[str, float]]] = {}  # arm -> fact -> seed -> value
+    for path, stage in zip(files, stages, strict=True):
+        seed = path.name.partition("-")[0]
+        for arm, facts in stage.get("facts", {}).items():
+            for fact, value in facts.items():
+                found.setdefault(arm, {}).setdefault(fact, {})[seed] = value
+    return {
+        arm: {fact: sum(values.values()) / len(values) for fact, values in facts.items()}
+        for arm, facts in found.items()
+    }
 
 
 def _common_start(runs: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Configuration and provenance that the runs share; the seeds are those of all."""
     configs = [yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) for run in runs]
-    origins = [event["provenance"] for run in runs for event in read_events(run / "events.jsonl")[:1]]
+    origins = [
+        next(event["provenance"] for event in read_events(run / "events.jsonl") if "provenance" in event)
+        for run in runs
+    ]
     seeds = sorted({seed for config in configs for seed in config["seeds"]})
     for name, values in (
         ("settings", [{**config, "seeds": seeds} for config in configs]),
@@ -155,18 +212,18 @@ def _common_start(runs: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Any]]
 
 def receipt(result: Result, date: str, made_from: str) -> dict[str, Any]:
     """The receipt of one result; figures that fell short are in it too."""
-    preset = str(result.config["preset"])
+    name = str(result.config["preset"])
     provenance = result.provenance
     return {
         "schema": "sixgig.receipt/1",
-        "area": f"kill-switch-{preset}",
-        "command": f"python benchmarks/kill_switch.py --preset {preset}",
+        "area": f"kill-switch-{name}",
+        "command": f"python benchmarks/kill_switch.py --preset {name}",
         "date": date,
         "commit": made_from,
         "device": device(result),
         "versions": provenance["library_versions"],
         "config": result.config,
-        "figures": cpu_figures(result) if preset == "cpu" else arm_figures(result),
+        "figures": cpu_figures(result) if name == "cpu" else arm_figures(result),
         "raw": {
             "verdicts": [verdict.model_dump(mode="json", by_alias=True) for verdict in result.verdicts],
             "scores": [score.model_dump(mode="json") for score in result.scores],

@@ -27,6 +27,9 @@ LIBRARIES_BYTES = 700 * 2**20  # resident memory of Python, torch and transforme
 EXPERIMENTS = {"kill-switch": "Plants secrets, splits the model, and shows what each part still knows."}
 
 
+MAX_CPU_THREADS_BESIDE_GPU = 8
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """One run as asked for. `None` means: choose by the hardware, or take the environment's."""
@@ -128,6 +131,10 @@ def run(request: Request) -> Finished:
     from ..report import write_report
     from .kill_switch import run_kill_switch
 
+    if prepared.device == "cuda":
+        # What is left to the CPU are many small operations, which more threads only slow down: with three
+        # runs side by side on 64 cores, each with 64 threads, splitting took 331 s instead of 6.
+        torch.set_num_threads(min(torch.get_num_threads(), MAX_CPU_THREADS_BESIDE_GPU))
     with open_directory(request, prepared) as directory:
         if directory.result_path.exists():
             result = Result.read(directory.result_path)
