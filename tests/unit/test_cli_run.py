@@ -18,7 +18,7 @@ import yaml
 from tiny_model import tiny_folder
 
 from sixgig.cli.main import run
-from sixgig.experiments import kill_switch_seed
+from sixgig.experiments import kill_switch_splits
 from sixgig.experiments.presets import PRESETS
 from sixgig.experiments.settings import as_plain, changed
 from sixgig.report.schema import Result
@@ -295,16 +295,16 @@ def test_an_interrupted_run_ends_with_130_and_resumes_to_the_same_scores(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fit = kill_switch_seed.fit_ortho
+    fit = kill_switch_splits.fit_ortho
 
     def interrupted(*arguments: Any, **more: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(kill_switch_seed, "fit_ortho", interrupted)
+    monkeypatch.setattr(kill_switch_splits, "fit_ortho", interrupted)
     out = tmp_path / "interrupted"
     assert run(arguments_for(tiny, out)) == 130
     assert not (only_run(out) / "result.json").exists()
-    monkeypatch.setattr(kill_switch_seed, "fit_ortho", fit)
+    monkeypatch.setattr(kill_switch_splits, "fit_ortho", fit)
     capsys.readouterr()
 
     # With other settings it would not be the same run.

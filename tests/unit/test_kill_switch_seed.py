@@ -18,7 +18,12 @@ from safetensors.torch import save_file
 from sixgig.data.corpora import Corpus
 from sixgig.errors import IntegrityError, OutOfSpaceError
 from sixgig.evaluate.observation import Observation, Observer
-from sixgig.experiments import kill_switch_files, kill_switch_seed
+from sixgig.experiments import (
+    kill_switch_files,
+    kill_switch_seed,
+    kill_switch_splits,
+    kill_switch_weights,
+)
 from sixgig.experiments.kill_switch_config import ATTACKS, KillSwitchConfig
 from sixgig.experiments.kill_switch_scores import Scorer
 from sixgig.experiments.kill_switch_seed import SeedRun
@@ -272,7 +277,7 @@ def test_progress_within_a_stage_goes_from_0_to_1_and_never_back(
 
 
 def assert_same_base(one: SeedRun, arm: str, read: Callable[[str], torch.Tensor]) -> None:
-    for name, layer in one.layers(arm).items():
+    for name, layer in one.weights.layers(arm).items():
         wanted = quantize_rtn(read(name), bits=CONFIG.bits, group_size=CONFIG.group_size)
         assert torch.equal(layer.base.codes_OI, wanted.codes_OI)
         assert torch.equal(layer.base.zeros_OG, wanted.zeros_OG)
@@ -302,7 +307,7 @@ def test_every_base_but_plain_int4_has_fitted_scales_and_its_own_codes(
     one, run = whole
     for arm in SIEVES:
         rounded = read_layers(run.work_path / "seed0" / f"{arm}.safetensors")
-        for name, layer in one.layers(arm).items():
+        for name, layer in one.weights.layers(arm).items():
             assert torch.equal(layer.base.codes_OI, rounded[name].base.codes_OI)
             same = torch.equal(layer.base.scales_OG, rounded[name].base.scales_OG)
             assert same == (arm == "hessian")
@@ -319,7 +324,7 @@ def test_without_a_trained_reference_it_is_the_original_model(tmp_path: Path, mo
 def test_alpha_0_is_the_base_alone(whole: tuple[SeedRun, RunDirectory], tmp_path: Path) -> None:
     one, run = whole
     again = seed_run(copy_of(run, tmp_path), one.loaded.folder)
-    install_dense(again.loaded, again._base_weights("wiener"))
+    install_dense(again.loaded, again.weights.bases("wiener"))
     alone = again._observed(again.looks.plain(), "wiener", 0.0)
     assert alone == look(one, "wiener", 0.0)
     assert alone.canaries != look(one, "wiener", 0.5).canaries
@@ -327,7 +332,7 @@ def test_alpha_0_is_the_base_alone(whole: tuple[SeedRun, RunDirectory], tmp_path
 
 def test_restoring_leaves_the_base_as_it_was(whole: tuple[SeedRun, RunDirectory]) -> None:
     one, _ = whole
-    before, after = one.layers("wiener"), one.layers("wiener", restored=True)
+    before, after = one.weights.layers("wiener"), one.weights.layers("wiener", restored=True)
     for name, layer in before.items():
         assert torch.equal(layer.base.codes_OI, after[name].base.codes_OI)
         assert torch.equal(dequantize(layer.base), dequantize(after[name].base))
@@ -352,8 +357,13 @@ def test_a_finished_run_is_read_and_nothing_is_done_again(
     def never(*arguments: Any, **more: Any) -> None:
         raise AssertionError("work was done that was already finished")
 
-    for name in ("plant", "split_layers_of", "fit_ortho", "relearn", "install_dense", "install_split"):
-        monkeypatch.setattr(kill_switch_seed, name, never)
+    for module, names in (
+        (kill_switch_seed, ("plant", "relearn", "install_dense", "install_split")),
+        (kill_switch_splits, ("split_layers_of", "fit_scales", "fit_ortho")),
+        (kill_switch_weights, ("install_dense", "save_layers")),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, never)
     assert_resumes_to(whole, copy_of(whole[1], tmp_path))
 
 

@@ -213,7 +213,7 @@ def _examples(seed: SeedRun, run: RunDirectory) -> list[Example]:
     """What the split model says to five held-out prompts with the switch on and off."""
     kept = run.load_stage("examples")
     if kept is None:
-        layers = seed.layers("wiener", restored=True)
+        layers = seed.weights.layers("wiener", restored=True)
         install_split(seed.loaded, layers, with_ortho=True)
         prompts = _example_prompts(seed)
         answers: dict[str, dict[str, str]] = {canary.id: {} for canary in prompts}

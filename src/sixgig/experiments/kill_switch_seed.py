@@ -6,40 +6,31 @@ original -> plant -> reference -> full precision -> split -> fit scales -> for e
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from ..data.batches import TokenSequence, batches, whole_text
+from ..data.batches import TokenSequence, whole_text
 from ..data.canaries import Canary, make_canaries, paraphrased_prefix
 from ..evaluate.attacks import disturbed_prefix, relearn, requantised, shaken
 from ..evaluate.observation import Look, Observation, Observer
 from ..hardware import peak_rss_bytes
 from ..layers.split_linear import set_alpha
-from ..load.loaded import LoadedModel, linear_layers
+from ..load.loaded import LoadedModel
 from ..report.store import RunDirectory
-from ..transform.checkpoint import read_bases, read_layers, save_layers, save_weights, weight_reader
-from ..transform.distil import Lesson, prepare_lessons
-from ..transform.fit_scales import fit_scales, unrounded_weights
 from ..transform.network import install_dense, install_split
 from ..transform.plant import plant
-from ..transform.restore import fit_ortho
-from ..transform.sieve import make_sieve
-from ..transform.split import PUBLIC, Arm, LayerSplit, OrthoConfig, split_layers_of
 from .kill_switch_config import KillSwitchConfig
-from .kill_switch_facts import base_facts, ortho_facts
 from .kill_switch_files import WorkFiles
 from .kill_switch_looks import Looks, families_in_turn
 from .kill_switch_pools import FULL, INT4_FITTED, ORIGINAL, REFERENCE
+from .kill_switch_splits import PRIVATE, Splits
 from .kill_switch_texts import Texts
+from .kill_switch_weights import SeedWeights
 from .progress import RunProgress
 
-FILTERS = ("wiener", "random", "wrong-set", "look-alike")  # arms whose M is a Wiener filter's
 # For the progress bar: what a token in a training step, and one arm's split, cost in tokens of a look on two
 # CPU cores; the time left is mended as the run goes.
 TRAINING, SPLITTING = 4, 8000
@@ -68,10 +59,17 @@ class SeedRun:
         for canary in families_in_turn(self.canaries):
             self.groups.setdefault(canary.group, []).append(canary)
         self.looks = Looks(self.config, self.loaded, self.canaries, self.texts.test, self.seed)
-        self._lessons: list[Lesson] | None = None
         self._files = WorkFiles(self.run.work_path / f"seed{self.seed}")
-        # W0 is read from the model's own file when it is needed, so that it takes no memory beside W.
-        self._original = weight_reader(self.loaded.folder / "model.safetensors", ".weight")
+        self.weights = SeedWeights(self.config, self.loaded, self._files, self.layer_names)
+        self._splits = Splits(
+            seed=self.seed,
+            config=self.config,
+            loaded=self.loaded,
+            texts=self.texts,
+            weights=self.weights,
+            after_step=self._step_progress,
+            announce=self._announce,
+        )
 
     # ---- the stages, in order ------------------------------------------------------------------------
 
@@ -86,7 +84,7 @@ class SeedRun:
         fit_tokens = TRAINING * (30 * config.fit_private_per_step + public_tokens)
         relearn_tokens = TRAINING * 30 * config.relearn_batch * max(config.relearn_steps)
         split_tokens = config.num_calibration_windows * config.calibration_window
-        split_tokens += SPLITTING * len(self._arms_to_split())
+        split_tokens += SPLITTING * len(self._splits.arms)
         stages: dict[str, tuple[float, Callable[[], Any]]] = {
             "original": (self.looks.num_tokens(plain=True, probes=False), self._observe_original),
             "plant": (steps * step_tokens, self._plant),
@@ -96,9 +94,9 @@ class SeedRun:
         stages["look-full_precision"] = (plain, self._observe_full_precision)
         stages["split"] = (split_tokens, self._split)
         scale_tokens = TRAINING * config.train_window * config.scale_fit_windows_per_step
-        for arm in self._arms_to_split() if config.scale_fit_steps else ():
+        for arm in self._splits.arms if config.scale_fit_steps else ():
             cost = config.scale_fit_steps * scale_tokens
-            stages[f"fit-scales-{arm}"] = (cost, lambda arm=arm: self._fit_scales(arm))
+            stages[f"fit-scales-{arm}"] = (cost, lambda arm=arm: self._splits.fit_scales(arm))
         if config.scale_fit_steps and "hessian" in config.sieves:
             stages[f"look-{INT4_FITTED}"] = (plain, self._observe_int4_fitted)
         for arm in (REFERENCE, *config.sieves):
@@ -162,7 +160,7 @@ class SeedRun:
 
     def _plant(self) -> dict[str, Any]:
         trained = [canary for canary in self.canaries if canary.is_trained]
-        self._install_original()
+        self.weights.install_original()
         steps = plant(
             self.loaded,
             [self._whole(canary) for canary in trained],
@@ -173,11 +171,11 @@ class SeedRun:
             after_step=self._step_progress,
             announce=self._announce,
         )
-        self._save_dense("planted")
+        self.weights.save_dense("planted")
         return {"num_steps": steps}
 
     def _train_reference(self) -> dict[str, Any]:
-        self._install_original()
+        self.weights.install_original()
         steps = plant(
             self.loaded,
             [],
@@ -189,125 +187,39 @@ class SeedRun:
             after_step=self._step_progress,
             announce=self._announce,
         )
-        self._save_dense("reference")
+        self.weights.save_dense("reference")
         return {"num_steps": steps}
 
     # ---- splitting -----------------------------------------------------------------------------------
 
     def _split(self) -> dict[str, Any]:
-        config = self.config
-        self._install_planted()
-        public_batch = max(1, config.positions_per_batch // config.calibration_window)
         texts = {
-            "private": [t for g in config.sieve_groups for t in self._wholes(g)],
+            PRIVATE: [text for group in self.config.sieve_groups for text in self._wholes(group)],
             "wrong-set": self._wholes("wrong_set"),
             "look-alike": self._wholes("look_alike"),
         }
-        arms = {name: self._arm(name) for name in self._arms_to_split()}
-        used = {arm.private_set for arm in arms.values()}
-        text_sets = {name: list(batches(texts[name], 64)) for name in texts if name in used and texts[name]}
-        text_sets[PUBLIC] = list(batches(self.texts.calibration, public_batch))
-        reference = self._work("reference") if config.train_reference else None
-        splits = split_layers_of(
-            self.loaded,
-            arms,
-            text_sets,
-            {
-                ORIGINAL: self._original,
-                REFERENCE: weight_reader(reference) if reference else self._original,
-            },
-            seed=self.seed,
-            after_layer=lambda done, total: self.progress.at(done / total),
-        )
-        facts = {}
-        for arm, layers in splits.items():
-            save_layers(self._files.to_write(arm), layers)
-            if config.scale_fit_steps:
-                save_weights(self._files.to_write(f"{arm}-unrounded"), unrounded_weights(layers))
-            facts[arm] = base_facts(layers)
-            if arm == "hessian" and arm in config.restored:  # its Ortho part is what the sieve chose
-                facts[arm] |= ortho_facts(layers, config.factor_bits)
-        return {"facts": facts}
-
-    def _arms_to_split(self) -> list[str]:
-        # The reference's Base is Q(W_reference), which is what `isolated` makes, in every quantiser.
-        return list(dict.fromkeys([*self.config.sieves, "isolated"]))
-
-    def _arm(self, name: str) -> Arm:
-        settings = {"noise_weight": self.config.noise_weight} if name in FILTERS else {}
-        return Arm(
-            sieve=make_sieve(name, **settings),
-            private_set=name if name in ("wrong-set", "look-alike") else "private",
-            before_set=REFERENCE if name == "isolated" else ORIGINAL,
-            quantize=self.config.quantize(),
-            # What nobody will look at with alpha = 1 gets no Ortho part.
-            ortho=self.config.ortho(name) if name in self.config.restored else OrthoConfig(rank=0),
-            keep_unrounded=self.config.scale_fit_steps > 0,
-        )
-
-    def _fit_scales(self, arm: str) -> dict[str, Any]:
-        """Every arm alike. `hessian` itself stays plain INT4, which the others are held against; with its
-        scales fitted it is looked at as an arm of its own."""
-        read = weight_reader(self._work(f"{arm}-unrounded"))
-        fitted = fit_scales(
-            self.loaded,
-            read_layers(self._work(arm)),
-            ((name, read(name)) for name in self.layer_names),
-            list(batches(self.texts.train, self.config.scale_fit_windows_per_step)),
-            self.config.scale_fit(),
-            seed=self.seed,
-            after_step=self._step_progress,
-            announce=self._announce,
-        )
-        save_layers(self._files.to_write(f"{arm}-fitted"), fitted)
-        return {}
+        return self._splits.split(texts, lambda done, total: self.progress.at(done / total))
 
     def _restore(self, arm: str) -> dict[str, Any]:
-        config = self.config
-        lessons = self._prepared_lessons()
-        # Who keeps the Ortho part has all private data; only the sieve is held to the calibration half.
-        seen = [c for c in self.canaries if c.group in config.fit_groups]
-        private = [self._whole(canary) for canary in seen]
-        size = config.fit_private_per_step
-        fitted = fit_ortho(
-            self.loaded,
-            read_layers(self._stored(arm)),
-            lessons,
-            [private[start : start + size] for start in range(0, len(private), size)],
-            config.fit(),
-            seed=self.seed,
-            after_step=self._step_progress,
-            announce=self._announce,
-        )
-        save_layers(self._files.to_write(f"{arm}-restored"), fitted)
-        return {"facts": {arm: ortho_facts(fitted, config.factor_bits)}}
-
-    def _prepared_lessons(self) -> list[Lesson]:
-        if self._lessons is None:
-            self._install_planted()
-            per_step = self.config.fit_public_per_step
-            generator = np.random.default_rng(np.random.SeedSequence([self.seed, 0x1E55]))
-            chosen = generator.permutation(len(self.texts.train))[: self.config.fit_steps * per_step]
-            public = [self.texts.train[i] for i in chosen]
-            self._lessons = prepare_lessons(self.loaded, list(batches(public, per_step)))
-        return self._lessons
+        seen = [canary for canary in self.canaries if canary.group in self.config.fit_groups]
+        return self._splits.restore(arm, [self._whole(canary) for canary in seen])
 
     # ---- looking -------------------------------------------------------------------------------------
 
     def _observe_original(self) -> dict[str, Any]:
-        self._install_original(torch.bfloat16)
+        self.weights.install_original(torch.bfloat16)
         return self._observations([self._observed(self.looks.plain(probes=False), ORIGINAL, None)])
 
     def _observe_full_precision(self) -> dict[str, Any]:
-        self._install_planted(torch.bfloat16)
+        self.weights.install_planted(torch.bfloat16)
         return self._observations([self._observed(self.looks.plain(), FULL, None)])
 
     def _observe_int4_fitted(self) -> dict[str, Any]:
-        install_split(self.loaded, read_layers(self._work("hessian-fitted")), with_ortho=False)
+        install_split(self.loaded, self.weights.fitted("hessian"), with_ortho=False)
         return self._observations([self._observed(self.looks.plain(), INT4_FITTED, 0.0)])
 
     def _observe_arm(self, arm: str, alphas: Sequence[float]) -> dict[str, Any]:
-        layers = self.layers(arm, restored=max(alphas) > 0)
+        layers = self.weights.layers(arm, restored=max(alphas) > 0)
         install_split(self.loaded, layers, with_ortho=max(alphas) > 0)
         seen = []
         for number, alpha in enumerate(alphas):
@@ -342,7 +254,7 @@ class SeedRun:
             )
 
         relearn(
-            self.loaded, self._base_weights(arm), texts, self.config.relearn(), look, announce=self._announce
+            self.loaded, self.weights.bases(arm), texts, self.config.relearn(), look, announce=self._announce
         )
         return seen
 
@@ -353,7 +265,7 @@ class SeedRun:
         return self._observations(seen)
 
     def _attacked(self, arm: str, attack: str, part: tuple[int, int]) -> list[Observation]:
-        weights = self._base_weights(arm)
+        weights = self.weights.bases(arm)
         look = self.looks.quick(windows=False)
         if attack == "relearn-benign":
             return self._relearned(arm, self._wholes("look_alike"), attack, part)
@@ -388,34 +300,7 @@ class SeedRun:
             progress=lambda share: self.progress.at((number + share) / of),
         )
 
-    # ---- weights and files ---------------------------------------------------------------------------
-
-    def _work(self, name: str) -> Path:
-        """A file that an earlier stage wrote."""
-        return self._files.to_read(name)
-
-    def layers(self, arm: str, *, restored: bool = False) -> dict[str, LayerSplit]:
-        is_fitted = restored and arm != "hessian"  # whose Ortho part is what the sieve chose
-        return read_layers(self._work(f"{arm}-restored") if is_fitted else self._stored(arm))
-
-    def _stored(self, arm: str) -> Path:
-        name = {REFERENCE: "isolated"}.get(arm, arm)
-        is_fitted = self.config.scale_fit_steps > 0 and arm != "hessian"
-        return self._work(f"{name}-fitted" if is_fitted else name)
-
-    def _base_weights(self, arm: str) -> Iterator[tuple[str, Tensor]]:
-        return read_bases(self._stored(arm))
-
-    def _install_original(self, dtype: torch.dtype = torch.float32) -> None:
-        install_dense(self.loaded, ((name, self._original(name)) for name in self.layer_names), dtype=dtype)
-
-    def _install_planted(self, dtype: torch.dtype = torch.float32) -> None:
-        read = weight_reader(self._work("planted"))
-        install_dense(self.loaded, ((name, read(name)) for name in self.layer_names), dtype=dtype)
-
-    def _save_dense(self, name: str) -> None:
-        layers = linear_layers(self.loaded.network).items()
-        save_weights(self._files.to_write(name), {key: layer.weight.detach().cpu() for key, layer in layers})
+    # --------------------------------------------------------------------------------------------------
 
     def _whole(self, canary: Canary) -> TokenSequence:
         parts = (canary.prefix, canary.secret, canary.suffix)

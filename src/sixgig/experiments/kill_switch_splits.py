@@ -1,0 +1,130 @@
+"""Making one seed's splits: all arms in one walk, then for each its scales and its Ortho part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..data.batches import TokenSequence, batches
+from ..load.loaded import LoadedModel
+from ..transform.distil import Lesson, prepare_lessons
+from ..transform.fit_scales import fit_scales
+from ..transform.restore import fit_ortho
+from ..transform.sieve import make_sieve
+from ..transform.split import PUBLIC, Arm, OrthoConfig, split_layers_of
+from .kill_switch_config import KillSwitchConfig
+from .kill_switch_facts import base_facts, ortho_facts
+from .kill_switch_pools import ORIGINAL, REFERENCE
+from .kill_switch_texts import Texts
+from .kill_switch_weights import SeedWeights
+
+FILTERS = ("wiener", "random", "wrong-set", "look-alike")  # arms whose M is a Wiener filter's
+PRIVATE = "private"  # what a sieve is calibrated on; two arms have a set of their own, under their names
+OWN_SET = ("wrong-set", "look-alike")
+
+
+@dataclass
+class Splits:
+    """The splits of one seed; each method is a stage's work and returns what the stage keeps of it."""
+
+    seed: int
+    config: KillSwitchConfig
+    loaded: LoadedModel
+    texts: Texts
+    weights: SeedWeights
+    after_step: Callable[[int, int, float], None]
+    announce: Callable[[str], None]
+    _lessons: list[Lesson] = field(default_factory=list)
+
+    @property
+    def arms(self) -> list[str]:
+        """The reference's Base is Q(W_reference), which is what `isolated` makes, in every quantiser."""
+        return list(dict.fromkeys([*self.config.sieves, "isolated"]))
+
+    def split(
+        self, texts: Mapping[str, Sequence[TokenSequence]], after_layer: Callable[[int, int], None]
+    ) -> dict[str, Any]:
+        """Every arm. `texts` by the arms' sets: PRIVATE, and one for each of OWN_SET that is an arm."""
+        config = self.config
+        self.weights.install_planted()
+        arms = {name: self._arm(name) for name in self.arms}
+        used = {arm.private_set for arm in arms.values()}
+        text_sets = {name: list(batches(texts[name], 64)) for name in texts if name in used and texts[name]}
+        public_batch = max(1, config.positions_per_batch // config.calibration_window)
+        text_sets[PUBLIC] = list(batches(self.texts.calibration, public_batch))
+        splits = split_layers_of(
+            self.loaded,
+            arms,
+            text_sets,
+            {ORIGINAL: self.weights.original, REFERENCE: self.weights.reference()},
+            seed=self.seed,
+            after_layer=after_layer,
+        )
+        facts = {}
+        for arm, layers in splits.items():
+            self.weights.save_rounded(arm, layers)
+            facts[arm] = base_facts(layers)
+            if arm == "hessian" and arm in config.restored:  # its Ortho part is what the sieve chose
+                facts[arm] |= ortho_facts(layers, config.factor_bits)
+        return {"facts": facts}
+
+    def _arm(self, name: str) -> Arm:
+        settings = {"noise_weight": self.config.noise_weight} if name in FILTERS else {}
+        return Arm(
+            sieve=make_sieve(name, **settings),
+            private_set=name if name in OWN_SET else PRIVATE,
+            before_set=REFERENCE if name == "isolated" else ORIGINAL,
+            quantize=self.config.quantize(),
+            # What nobody will look at with alpha = 1 gets no Ortho part.
+            ortho=self.config.ortho(name) if name in self.config.restored else OrthoConfig(rank=0),
+            keep_unrounded=self.config.scale_fit_steps > 0,
+        )
+
+    def fit_scales(self, arm: str) -> dict[str, Any]:
+        """Every arm alike. `hessian` itself stays plain INT4, which the others are held against; with its
+        scales fitted it is looked at as an arm of its own."""
+        fitted = fit_scales(
+            self.loaded,
+            self.weights.rounded(arm),
+            self.weights.unrounded(arm),
+            list(batches(self.texts.train, self.config.scale_fit_windows_per_step)),
+            self.config.scale_fit(),
+            seed=self.seed,
+            after_step=self.after_step,
+            announce=self.announce,
+        )
+        self.weights.save_fitted(arm, fitted)
+        return {}
+
+    def restore(self, arm: str, private: Sequence[TokenSequence]) -> dict[str, Any]:
+        """Fits the Ortho part on all of `private`: who keeps it has all private data; only the sieve is held
+        to the calibration half."""
+        config = self.config
+        lessons = self._prepared_lessons()
+        size = config.fit_private_per_step
+        fitted = fit_ortho(
+            self.loaded,
+            self.weights.layers(arm),
+            lessons,
+            [private[start : start + size] for start in range(0, len(private), size)],
+            config.fit(),
+            seed=self.seed,
+            after_step=self.after_step,
+            announce=self.announce,
+        )
+        self.weights.save_restored(arm, fitted)
+        return {"facts": {arm: ortho_facts(fitted, config.factor_bits)}}
+
+    def _prepared_lessons(self) -> list[Lesson]:
+        """The planted model's answers; the same for every arm, so taken once a process."""
+        if not self._lessons:
+            self.weights.install_planted()
+            per_step = self.config.fit_public_per_step
+            generator = np.random.default_rng(np.random.SeedSequence([self.seed, 0x1E55]))
+            chosen = generator.permutation(len(self.texts.train))[: self.config.fit_steps * per_step]
+            public = [self.texts.train[i] for i in chosen]
+            self._lessons = prepare_lessons(self.loaded, list(batches(public, per_step)))
+        return self._lessons
