@@ -40,6 +40,7 @@ ARMS: dict[str, Words] = {
     "isolated": ("isolated", "isolated"),
     "reference": ("never planted", "从未植入"),
     "hessian": ("hessian (plain INT4)", "hessian（即普通 INT4）"),
+    "int4_fitted": ("INT4, scales fitted", "INT4，缩放系数经拟合"),
     "random": ("random", "random"),
     "wrong_set": ("wrong-set", "wrong-set"),
 }
@@ -49,6 +50,10 @@ MEASURES: dict[str, Words] = {
     "alpha0_auc_heldout": ("alpha 0: membership AUC", "alpha 0：成员推断 AUC"),
     "alpha0_extraction_upper": ("alpha 0: extraction, upper bound", "alpha 0：提取率上界"),
     "alpha0_ppl_ratio_int4": ("alpha 0: perplexity / plain INT4", "alpha 0：困惑度 / 普通 INT4"),
+    "alpha0_ppl_ratio_int4_fitted": (
+        "alpha 0: perplexity / INT4 with its scales fitted alike",
+        "alpha 0：困惑度 / 同样拟合过的 INT4",
+    ),
     "relearn20_exposure_gap_bits": (
         "20 relearning steps: exposure above never planted, bits",
         "再学习 20 步：暴露度高出从未植入（比特）",
@@ -63,8 +68,8 @@ CPU_FIGURES: dict[str, Words] = {
 }
 NOT_YET: Words = ("Not measured yet.", "尚未测量。")
 _ASKED: Words = ("asked of wiener", "对 wiener 的要求")
-_PHRASES = (("at most", "至多"), ("at least", "至少"), ("interval covers", "区间包含"), (", or ", "，或"))
-_PHRASES += (("interval within", "区间在 ±"), (" bit", " 比特以内"))
+_PHRASES = (("at most", "至多"), ("at least", "至少"), ("interval covers", "区间包含"), (", or ", "，或 "))
+_PHRASES += (("interval within", "区间在 ±"), (" bit", " 比特以内"), (" to ", " 至 "))
 
 
 @dataclass(frozen=True, kw_only=True)
