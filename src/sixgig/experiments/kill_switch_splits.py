@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.batches import TokenSequence, batches
+from ..data.batches import TokenBatch, TokenSequence, batches
 from ..load.loaded import LoadedModel
 from ..transform.distil import Lesson, prepare_lessons
 from ..transform.fit_scales import fit_scales
@@ -86,12 +86,13 @@ class Splits:
     def fit_scales(self, arm: str) -> dict[str, Any]:
         """Every arm alike. `hessian` itself stays plain INT4, which the others are held against; with its
         scales fitted it is looked at as an arm of its own."""
+        config = self.config
         fitted = fit_scales(
             self.loaded,
             self.weights.rounded(arm),
             self.weights.unrounded(arm),
-            list(batches(self.texts.train, self.config.scale_fit_windows_per_step)),
-            self.config.scale_fit(),
+            self._public(config.scale_fit_steps, config.scale_fit_windows_per_step, 0x5CA1),
+            config.scale_fit(),
             seed=self.seed,
             after_step=self.after_step,
             announce=self.announce,
@@ -122,9 +123,12 @@ class Splits:
         """The planted model's answers; the same for every arm, so taken once a process."""
         if not self._lessons:
             self.weights.install_planted()
-            per_step = self.config.fit_public_per_step
-            generator = np.random.default_rng(np.random.SeedSequence([self.seed, 0x1E55]))
-            chosen = generator.permutation(len(self.texts.train))[: self.config.fit_steps * per_step]
-            public = [self.texts.train[i] for i in chosen]
-            self._lessons = prepare_lessons(self.loaded, list(batches(public, per_step)))
+            public = self._public(self.config.fit_steps, self.config.fit_public_per_step, 0x1E55)
+            self._lessons = prepare_lessons(self.loaded, public)
         return self._lessons
+
+    def _public(self, num_steps: int, windows_per_step: int, purpose: int) -> list[TokenBatch]:
+        """Batches of training windows drawn at random, no more than `num_steps` need."""
+        generator = np.random.default_rng(np.random.SeedSequence([self.seed, purpose]))
+        chosen = generator.permutation(len(self.texts.train))[: num_steps * windows_per_step]
+        return list(batches([self.texts.train[i] for i in chosen], windows_per_step))

@@ -154,7 +154,9 @@ def split_model(
     scale_fit = settings.scale_fit(ortho)
     _check_model(loaded, before)
     wholes = private_sequences(loaded, records, settings.window_tokens)
-    calibration, lessons_text = _public_windows(loaded, public_text, settings, seed, announce)
+    calibration, lessons_text = _public_windows(
+        loaded, public_text, settings, scale_fit.num_steps, seed, announce
+    )
     positions = max(1, 2048 // settings.window_tokens)
     layers: Mapping[str, LayerSplit] = split_layers_of(
         loaded,
@@ -284,6 +286,7 @@ def _public_windows(
     loaded: LoadedModel,
     text: str,
     settings: SplitSettings,
+    num_scale_fit_steps: int,
     seed: int,
     announce: Callable[[str], None],
 ) -> tuple[list[TokenSequence], list[TokenSequence]]:
@@ -297,7 +300,8 @@ def _public_windows(
             f"the public text is short: {len(sequences)} windows to calibrate on where {wanted} are asked for"
         )
     for_fit = sequences[wanted:] or sequences
-    return sequences[:wanted], for_fit[: max(1, settings.fit_steps * settings.fit_windows_per_step)]
+    num_steps = max(settings.fit_steps, num_scale_fit_steps, 1)
+    return sequences[:wanted], for_fit[: num_steps * settings.fit_windows_per_step]
 
 
 def _check_model(loaded: LoadedModel, before: ModelTensors | None) -> None:
