@@ -13,7 +13,7 @@ from typing import Any
 from ..catalogue import ModelSpec, resolve
 from ..data.corpora import data_dir_from_environment
 from ..errors import DoesNotFitError, InputError, NotAvailableError, UnknownNameError
-from ..hardware import Hardware, choose_preset, probe
+from ..hardware import Hardware, choose_preset, keep_few_kernels, probe
 from ..load.fetch import model_folder
 from ..memory import usable_device_bytes, usable_ram_bytes
 from ..provenance import provenance
@@ -123,6 +123,8 @@ def run(request: Request) -> Finished:
     """Runs the experiment, or goes on with an interrupted run of the same settings, and writes the report."""
     prepared = prepare(request)
     folder = model_folder(prepared.config.model, cache_dir=request.cache_dir)
+    if prepared.device == "cpu":
+        keep_few_kernels()
     import torch
 
     from ..report import write_report
