@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sixgig.data.batches import TokenSequence, whole_text
 from sixgig.data.canaries import person_name
+from sixgig.evaluate import attacks
 from sixgig.evaluate.attacks import RelearnConfig, disturbed_prefix, relearn, requantised, shaken
 from sixgig.load.loaded import LoadedModel, linear_layers
 
@@ -60,6 +61,14 @@ def test_each_checkpoint_is_looked_at_once_and_training_ends_with_the_last() -> 
     assert [step for step, _ in seen] == [1, 3]
     assert largest_change(seen[0][1], seen[1][1]) > 1e-4
     assert largest_change(seen[1][1], linears_of(loaded)) == 0.0
+
+
+def test_freed_memory_is_returned_before_each_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(attacks, "return_freed_memory", lambda: done.append("returned"))
+    config = RelearnConfig(checkpoints=(1, 3), batch_size=2)
+    relearned(config, look=lambda model, step: done.append(f"look {step}"))
+    assert done == ["returned", "look 1", "returned", "look 3"]
 
 
 def test_training_starts_from_the_weights_that_are_given() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from sixgig import hardware
-from sixgig.hardware import Gpu, Hardware, cache_root, choose_preset, probe
-from sixgig.units import GIB
+from sixgig.hardware import Gpu, Hardware, cache_root, choose_preset, keep_few_kernels, probe
+from sixgig.units import GIB, MIB
 
 
 class FakeNvml:
@@ -170,3 +172,43 @@ def test_probe_and_command_line_import_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_kept_kernels_are_few_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+    monkeypatch.setenv(names[0], "7")
+    monkeypatch.delenv(names[1], raising=False)
+    keep_few_kernels()
+    assert [os.environ[name] for name in names] == ["7", str(hardware.KEPT_KERNELS)]
+    monkeypatch.delenv(names[1])
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc how much memory is in use")
+def test_products_of_many_shapes_leave_little_in_memory() -> None:
+    script = """
+import ctypes
+from sixgig.hardware import keep_few_kernels
+keep_few_kernels()
+import torch
+
+class Heap(ctypes.Structure):
+    names = "arena ordblks smblks hblks mapped usmblks fsmblks used free keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+def used_bytes():
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = Heap
+    return mallinfo2().used + mallinfo2().mapped
+
+weight = torch.zeros(576, 576, dtype=torch.bfloat16)
+before = used_bytes()
+for rows in range(100, 300):
+    torch.nn.functional.linear(torch.zeros(rows, 576, dtype=torch.bfloat16), weight)
+print(used_bytes() - before)
+"""
+    environment = {name: value for name, value in os.environ.items() if "CACHE_CAPACITY" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 50 * MIB  # 115 MiB without a bound

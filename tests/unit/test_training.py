@@ -175,6 +175,30 @@ def test_gradients_of_earlier_parameters_are_let_go_while_later_ones_are_still_t
     assert held == [False, False]
 
 
+def test_moments_lie_in_one_block_before_the_first_step_and_after_the_last() -> None:
+    parameters = [nn.Parameter(randn(3, 4)), nn.Parameter(randn(5, seed=1))]
+    update = training._Update(parameters, SCHEDULE, within_backward=True)
+
+    def moments() -> list[Tensor]:
+        states = [
+            optimizer.state[parameter]
+            for parameter, optimizer in zip(parameters, update._optimizers, strict=True)
+        ]
+        assert [float(state["step"]) for state in states] == [steps_taken] * 2
+        return [state[name] for state in states for name in ("exp_avg", "exp_avg_sq")]
+
+    steps_taken = 0
+    blocks = {moment.untyped_storage().data_ptr() for moment in moments()}
+    assert len(blocks) == 1
+    assert not any(moment.any() for moment in moments())
+    for steps_taken in (1, 2):
+        update.begin(steps_taken)
+        update.last_backward(sum(parameter.square().sum() for parameter in parameters))
+    assert {moment.untyped_storage().data_ptr() for moment in moments()} == blocks
+    assert [moment.shape for moment in moments()] == [(3, 4), (3, 4), (5,), (5,)]
+    assert all(moment.all() for moment in moments())
+
+
 def test_running_out_of_memory_halves_the_pieces_says_so_and_changes_no_number() -> None:
     whole, tight = Regression(), Regression(fits=4)
     assert torch.allclose(tight.minimise(), whole.minimise(), rtol=1e-5, atol=1e-6)

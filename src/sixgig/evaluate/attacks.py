@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..data.batches import TokenSequence
 from ..data.canaries import Canary
+from ..hardware import return_freed_memory
 from ..load.loaded import LoadedModel
 from ..numerics.quantize import dequantize, quantize_rtn
 from ..transform.network import install_dense
@@ -54,6 +55,7 @@ def relearn(
 
     def after_step(step: int, loss: float) -> None:
         if step + 1 in config.checkpoints:
+            return_freed_memory()  # a look's tensors do not fit into the holes that a step's have left
             look(step + 1)
 
     schedule = Schedule(

@@ -13,16 +13,15 @@ from typing import Any
 from ..catalogue import ModelSpec, resolve
 from ..data.corpora import data_dir_from_environment
 from ..errors import DoesNotFitError, InputError, NotAvailableError, UnknownNameError
-from ..hardware import Hardware, choose_preset, probe
+from ..hardware import Hardware, choose_preset, keep_few_kernels, probe
 from ..load.fetch import model_folder
 from ..memory import usable_device_bytes, usable_ram_bytes
 from ..provenance import provenance
 from ..report.schema import Result
 from ..report.store import RunDirectory
 from ..units import format_bytes
+from .kill_switch_memory import peak_bytes
 from .settings import as_plain, changed
-
-LIBRARIES_BYTES = 700 * 2**20  # resident memory of Python, torch and transformers, measured on Linux
 
 EXPERIMENTS = {"kill-switch": "Plants secrets, splits the model, and shows what each part still knows."}
 
@@ -84,16 +83,16 @@ def prepare(request: Request) -> Prepared:
             received=spec.name,
             todo="take a model of the Llama family: sixgig models",
         )
-    peak_bytes = planting_peak_bytes(spec, config.positions_per_batch if device == "cuda" else 512)
+    needed_bytes = peak_bytes(spec, config, device)
     if device == "cuda":
         limit_bytes = usable_device_bytes(max(gpu.total_bytes for gpu in hardware.gpus))
     else:
         limit_bytes = usable_ram_bytes(hardware.ram_bytes)
-    if peak_bytes > limit_bytes:
+    if needed_bytes > limit_bytes:
         raise DoesNotFitError(
             f"{spec.name} does not fit for {request.experiment} on this {device} device",
             expected=f"at most {format_bytes(limit_bytes)}",
-            received=f"planting needs about {format_bytes(peak_bytes)}: fp32 weights, gradients, moments",
+            received=f"it needs about {format_bytes(needed_bytes)}: fp32 weights, AdamW's moments, passes",
             todo="take a smaller model: sixgig models",
         )
     return Prepared(
@@ -103,7 +102,7 @@ def prepare(request: Request) -> Prepared:
         spec=spec,
         plan={
             "task": "planting",
-            "peak_bytes": peak_bytes,
+            "peak_bytes": needed_bytes,
             "limit_bytes": limit_bytes,
             "fits": True,
             **_device_facts(device, hardware),
@@ -112,20 +111,12 @@ def prepare(request: Request) -> Prepared:
     )
 
 
-def planting_peak_bytes(spec: ModelSpec, positions_per_pass: int) -> int:
-    """Planting is the widest stage: all weights in fp32; for those of linear layers a gradient, AdamW's two
-    moments and autocast's bf16 copy; a chunk of logits; and what Python and its libraries take.
-    """
-    weights = 4 * spec.num_parameters + (4 + 8 + 2) * spec.num_linear_parameters
-    logits = 16 * 256 * spec.vocab_size
-    activations = positions_per_pass * spec.num_layers * (34 * spec.hidden_size + 8 * spec.intermediate_size)
-    return weights + logits + min(activations, 64 * 2**30) // 4 + LIBRARIES_BYTES
-
-
 def run(request: Request) -> Finished:
     """Runs the experiment, or goes on with an interrupted run of the same settings, and writes the report."""
     prepared = prepare(request)
     folder = model_folder(prepared.config.model, cache_dir=request.cache_dir)
+    if prepared.device == "cpu":
+        keep_few_kernels()
     import torch
 
     from ..report import write_report

@@ -14,11 +14,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from ..data.batches import TokenSequence
+from ..data.padding import worth_one_pass
 from ..errors import InputError
 from ..load.loaded import LoadedModel, linear_layers
 from .training import Schedule, minimise, nll_pieces
-
-MAX_PADDING = 1.3  # padded over real positions, up to which one pass is cheaper than two
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +80,9 @@ def plant(
 
 
 def _passes(private: list[TokenSequence], public: list[TokenSequence]) -> list[list[TokenSequence]]:
-    """One pass where the texts are of like length, since each pass casts all weights; else two."""
+    """One pass where the texts are of like length, else two."""
     together = [*private, *public]
-    padded = len(together) * max(len(sequence.ids) for sequence in together)
-    if padded <= MAX_PADDING * sum(len(sequence.ids) for sequence in together):
+    if worth_one_pass([len(sequence.ids) for sequence in together]):
         return [together]
     return [private, public]
 

@@ -18,7 +18,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..data.batches import TokenBatch, TokenSequence, collate
 from ..errors import NumericalError, OutOfSpaceError
-from ..hardware import return_freed_memory
 from ..load.loaded import LoadedModel
 from ..numerics.likelihood import token_nll
 
@@ -80,9 +79,6 @@ def minimise(
         value, num_pieces = _take_step(
             losses_at, step, num_pieces, update, what, announce, num_steps=schedule.num_steps
         )
-        if step == 0 and parameters[0].device.type == "cpu":
-            # AdamW has just made its moments, among the backward pass's short-lived tensors.
-            return_freed_memory()
         after_step(step, value)
 
 
@@ -105,6 +101,26 @@ class _Update:
             )
             for group in groups
         ]
+        if within_backward:
+            self._make_moments()
+
+    def _make_moments(self) -> None:
+        """AdamW's moments, all 0, as views of one block.
+
+        AdamW itself would make each moment in the midst of the first backward pass, scattered over the heap:
+        that pass's short-lived tensors then leave holes between them that later passes never fill well
+        (0.1 to 0.2 GB more at the peak with 106 million weights). One block is also given back at once.
+        """
+        sizes = [parameter.numel() for parameter in self._parameters]
+        means, squares = (moments.split(sizes) for moments in torch.zeros(2, sum(sizes)))
+        for parameter, optimizer, mean, square in zip(
+            self._parameters, self._optimizers, means, squares, strict=True
+        ):
+            optimizer.state[parameter] = {
+                "step": torch.zeros(()),
+                "exp_avg": mean.view_as(parameter),
+                "exp_avg_sq": square.view_as(parameter),
+            }
 
     def begin(self, step: int) -> None:
         for optimizer in self._optimizers:
