@@ -245,6 +245,8 @@ def device(result: Result) -> dict[str, Any]:
 
 def cpu_figures(result: Result) -> list[dict[str, Any]]:
     """What the newcomer's run took."""
+    if "whole_run" not in result.timings:
+        raise SystemExit("preset cpu is measured as one whole run: leave --gpus and --stages out")
     seconds = result.timings["whole_run"]
     peak = result.memory.measured_peak_bytes or 0
     return [
