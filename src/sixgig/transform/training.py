@@ -108,8 +108,8 @@ class _Update:
         """AdamW's moments, all 0, as views of one block.
 
         AdamW itself would make each moment in the midst of the first backward pass, scattered over the heap:
-        that pass's short-lived tensors then leave holes between them that later passes never fill well
-        (0.1 to 0.2 GB more at the peak with 106 million weights). One block is also given back at once.
+        that pass's short-lived tensors then leave holes between them that later passes never fill well. One
+        block is also given back at once.
         """
         sizes = [parameter.numel() for parameter in self._parameters]
         means, squares = (moments.split(sizes) for moments in torch.zeros(2, sum(sizes)))
