@@ -50,9 +50,9 @@ class FakeHub:
 
 @pytest.fixture
 def spec(monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
-    spec = get("llama-3-8b")
+    """A gated model whose revision nobody has pinned."""
     monkeypatch.setattr(fetching, "_checked", {})
-    return spec
+    return replace(get("llama-3-8b"), sources=(HubSource(repo_id="meta-llama/Meta-Llama-3-8B"),))
 
 
 def use(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> FakeHub:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..catalogue import resolve
+from ..catalogue import ModelSpec, resolve
+from ..catalogue.splitting import require_splittable
 from ..errors import InputError
 from ..files import sha256_file, sweep_orphans
 from ..hardware import Hardware, probe
@@ -94,6 +95,8 @@ def split(
     from ..data.private import read_private
     from ..load.artifact import require_empty
 
+    spec = resolve(model)
+    require_splittable(spec)
     require_empty(out)
     sweep_orphans(out.absolute().parent)  # a killed save leaves private weights in a temporary folder
     records, public_text = read_private(private), read_public(public)
@@ -101,7 +104,7 @@ def split(
     private_hmac = hmac.new(key, private.read_bytes(), "sha256").hexdigest()
     hardware = probe()
     device_name = choose_device(device, hardware)
-    _check_fits(model, choice, device_name, hardware)
+    _check_fits(spec, choice, device_name, hardware)
     folder = model_folder(model)
     before_folder = model_folder(before) if before is not None else None
     done, sizes, manifest = _work(
@@ -121,10 +124,10 @@ def split(
     _show(out, manifest, done, sizes, json)
 
 
-def _check_fits(model: str, choice: Choice, device: str, hardware: Hardware) -> None:
+def _check_fits(spec: ModelSpec, choice: Choice, device: str, hardware: Hardware) -> None:
     card_bytes = max((gpu.total_bytes for gpu in hardware.gpus), default=None) if device == "cuda" else None
     plan(
-        resolve(model),
+        spec,
         "split",
         device_bytes=card_bytes,
         ram_bytes=hardware.ram_bytes,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..catalogue import ModelSpec, resolve
+from ..catalogue.splitting import require_splittable
 from ..data.corpora import data_dir_from_environment
 from ..errors import DoesNotFitError, InputError, NotAvailableError, UnknownNameError
 from ..hardware import Hardware, choose_preset, keep_few_kernels, probe
@@ -76,13 +77,7 @@ def prepare(request: Request) -> Prepared:
     base = preset(request.preset or (choose_preset(hardware) if device == "cuda" else "cpu"))
     config = changed(base, request.settings, where="-s or --config")
     spec = resolve(config.model)
-    if spec.attention_bias:
-        # The experiment puts layers without bias in place; to go on would change the model without a word.
-        raise InputError(
-            "models whose linear layers have biases cannot be split yet",
-            received=spec.name,
-            todo="take a model of the Llama family: sixgig models",
-        )
+    require_splittable(spec)
     needed_bytes = peak_bytes(spec, config, device)
     if device == "cuda":
         limit_bytes = usable_device_bytes(max(gpu.total_bytes for gpu in hardware.gpus))
