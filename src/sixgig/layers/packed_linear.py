@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..numerics.pack import pack_codes, packed_row_bytes, unpack_codes
 from ..numerics.quantize import Quantized, dequantize, quantize_rtn
 
-TILE_WEIGHTS = 2**22  # dense weights at a time; a tile in the making takes about 15 bytes a weight
+TILE_WEIGHTS = 2**22  # dense weights at a time; a tile in the making takes about 13 bytes a weight
 
 
 class PackedLinear(nn.Module):

@@ -95,45 +95,68 @@ class TrainingPass(Pass):
             return self.memory.keep(gradient)
         return self.new(self.num_positions * self.spec.hidden_size, 2)
 
-    def norm_back(self, name: str, gradient: Block, residual: Block | None) -> Block:
-        """Takes the norm's output gradient and the residual path's, gives their sum (both references)."""
-        values = self.num_positions * self.spec.hidden_size
-        r = self.residual_bytes
-        of_weight, of_normed = self.new(values, r), self.new(values, r)
-        reducing = self.new(values, 8 if values < 2**21 else 2)
-        self.drop(reducing, of_weight, gradient)
-        self.take(f"{name}.normed")
-        if r != 4:
-            of_normed, narrow = self.new(values, 4), of_normed
-            self.drop(narrow)
-        by_root = self.new(values, 4)
-        of_root = self.new(values, 4)
-        self.drop(of_root, of_normed)
-        if r == 4 and residual is not None:
-            self.drop(by_root)  # added to the residual's, in place
-            by_root = None
-        of_mean = self.new(values, 4)
-        power, doubled = self.new(values, 4), self.new(values, 4)
-        of_square = self.new(values, 4)
-        self.drop(doubled, power, of_mean)
-        if by_root is not None:
-            self.drop(by_root)
-        self.take(f"{name}.input")
-        if r == 4 and residual is not None:
-            self.drop(of_square)
-            return residual
+    def norm_back(
+        self, name: str, gradient: Block, residual: Block | None, *, num_values: float, num_bytes: int
+    ) -> Block:
+        """Takes the norm's output gradient; gives the input's, added to the residual path's where there is one."""
+        if self.spec.norm_kind == "layer":
+            of_input = self.new(num_values, num_bytes)
+            self.drop(gradient)
+            self.take(f"{name}.input")
+        else:
+            of_input = self._rms_norm_back(name, gradient, num_values, num_bytes)
         if residual is None:
-            return of_square
-        narrow = self.new(values, r)
-        self.drop(of_square, narrow)
+            return of_input
+        self.drop(of_input)  # added to the residual's in place
         return residual
+
+    def _rms_norm_back(self, name: str, gradient: Block, num_values: float, num_bytes: int) -> Block:
+        """The product with the weight, the root of the mean, the square; all but the first in fp32."""
+        if self.is_gemma and num_bytes != 4:
+            gradient, narrow = self.new(num_values, 4), gradient
+            self.drop(narrow)
+        width = 4 if self.is_gemma else num_bytes
+        of_weight, of_normed = self.new(num_values, width), self.new(num_values, width)
+        # Sums over positions take a scratch of two fp32 copies while the matrix is small.
+        scratch = self.new(min(num_values * 2, 2**21), 4)
+        self.drop(scratch, of_weight, gradient)
+        self.take(f"{name}.normed")
+        if width != 4:
+            of_normed, narrow = self.new(num_values, 4), of_normed
+            self.drop(narrow)
+        by_root = self.new(num_values, 4)
+        of_root = self.new(num_values, 4)
+        self.drop(of_root, of_normed)
+        of_mean = self.new(num_values, 4)
+        power, doubled = self.new(num_values, 4), self.new(num_values, 4)
+        of_square = self.new(num_values, 4)
+        self.drop(doubled, power, of_mean, of_square)
+        self.take(f"{name}.input")
+        if num_bytes == 4:
+            return by_root
+        narrow = self.new(num_values, num_bytes)
+        self.drop(by_root)
+        return narrow
 
     def layer_back(self, index: int, gradient: Block) -> Block:
         """One decoder layer, from its output's gradient to its input's."""
-        normed = self.mlp_back(index, self._narrow(gradient))
-        gradient = self.norm_back(f"{index}.norm2", normed, gradient)
-        normed = self.attention_back(index, self._narrow(gradient))
-        return self.norm_back(f"{index}.norm1", normed, gradient)
+        values, r = self.num_positions * self.spec.hidden_size, self.residual_bytes
+        if self.spec.parallel_block:
+            normed = self.mlp_back(index, self.memory.keep(gradient))
+            self.drop(self.attention_back(index, self.memory.keep(gradient)))
+            return self.norm_back(f"{index}.norm1", normed, gradient, num_values=values, num_bytes=r)
+        branch = self._branch_back(f"{index}.norm2b", self._narrow(gradient), values)
+        normed = self.mlp_back(index, branch)
+        gradient = self.norm_back(f"{index}.norm2", normed, gradient, num_values=values, num_bytes=r)
+        branch = self._branch_back(f"{index}.norm1b", self._narrow(gradient), values)
+        normed = self.attention_back(index, branch)
+        return self.norm_back(f"{index}.norm1", normed, gradient, num_values=values, num_bytes=r)
+
+    def _branch_back(self, name: str, gradient: Block, num_values: float) -> Block:
+        """Gemma's norm at the end of a half."""
+        if not self.is_gemma:
+            return gradient
+        return self.norm_back(name, gradient, None, num_values=num_values, num_bytes=self.compute_bytes)
 
     def mlp_back(self, index: int, gradient: Block) -> Block:
         n, d, width = self.num_positions, self.spec.hidden_size, self.spec.intermediate_size
@@ -146,14 +169,30 @@ class TrainingPass(Pass):
             self.take(f"{index}.active")
             self.take(f"{index}.up")
             of_x = self.linear_back(f"{index}.up", of_up, d, width, wide_input=True)
-            gradient = of_active
-        of_gate = self.new(n * width, c)
-        self.drop(gradient)
+            of_gate = self.new(n * width, c)
+            self.drop(of_active)
+        else:
+            of_gate = self._composed_gelu_back(index, gradient, n * width)
         self.take(f"{index}.gate")
         of_gate = self.linear_back(f"{index}.gate", of_gate, d, width, wide_input=True)
         if of_x is not None:
             self.drop(of_x)
         return of_gate
+
+    def _composed_gelu_back(self, index: int, gradient: Block, num_values: float) -> Block:
+        c = self.compute_bytes
+        of_half, of_shifted = self.new(num_values, c), self.new(num_values, c)
+        self.drop(gradient)
+        self.take(f"{index}.gelu.half")
+        self.take(f"{index}.gelu.shifted")
+        of_tanh = self.new(num_values, c)
+        self.drop(of_shifted)
+        self.take(f"{index}.gelu.tanh")
+        scaled = self.new(num_values, c)
+        self.drop(of_tanh)
+        powers = [self.new(num_values, c) for _ in range(3)]  # of the cube's gradient
+        self.drop(scaled, *powers)
+        return of_half
 
     def attention_back(self, index: int, gradient: Block) -> Block:
         n, d, q, k = self.num_positions, self.spec.hidden_size, self.query, self.key
@@ -165,6 +204,10 @@ class TrainingPass(Pass):
         for name, part, width in (("k", of_k, k), ("q", of_q, q)):
             turned = self.new(n * width, self.compute_bytes)
             self.drop(part)
+            if self.spec.qk_norm != "none":
+                turned = self.norm_back(
+                    f"{index}.{name}.norm", turned, None, num_values=n * width, num_bytes=self.compute_bytes
+                )
             more = self.linear_back(f"{index}.{name}", turned, d, width, wide_input=True)
             self.drop(more)
         return of_x
@@ -211,7 +254,7 @@ class TrainingPass(Pass):
             self.drop(unscaled)
         of_q, of_keys = self.new(n * self.query, c), self.new(n * self.query, c)
         self.drop(of_scores)
-        for part in ("q", "k", "v", "keys", "values"):
+        for part in ("q", "k", "v", "values"):
             self.take(f"{name}.{part}")
         wide = max(c, self.residual_bytes)
         of_q, narrow = self.new(n * self.query, wide), of_q

@@ -17,7 +17,7 @@ from .allocator import Allocator, Block
 from .workload import Workload
 
 PACKED_TILE_WEIGHTS = 2**22  # layers.packed_linear.TILE_WEIGHTS
-PACKED_TILE_BYTES = 15  # a dense weight in the making: codes, int32 words, fp32 product (see that file)
+PACKED_TILE_BYTES = {2: 13, 3: 13, 4: 13, 8: 17}  # a dense weight in the making: codes, int32 words (see there)
 
 
 @dataclass
@@ -59,6 +59,7 @@ class Pass:
         self.training, self.recording = training, training
         self.query = spec.num_heads * spec.head_dim
         self.key = spec.num_kv_heads * spec.head_dim
+        self.is_gemma = spec.norms_per_layer == 4
         self.saved = Saved()
         self.cast_weights: dict[str, Block] = {}
 
@@ -77,23 +78,34 @@ class Pass:
 
     # Forward, operation by operation. Each returns a block that the caller drops.
 
-    def norm(self, name: str, h: Block, num_values: float) -> Block:
-        """RMS norm: in fp32, the result times the weight in the residual's type."""
-        if self.residual_bytes == 4:
-            wide = self.memory.keep(h)
-        else:
-            wide = self.new(num_values, 4)
+    def norm(self, name: str, h: Block, num_values: float, num_bytes: int | None = None) -> Block:
+        """The norm of a block of `num_bytes` an element (default: the residual's)."""
+        num_bytes = num_bytes or self.residual_bytes
+        if self.spec.norm_kind == "layer":
+            self.save(f"{name}.input", h)
+            return self.new(num_values, num_bytes)
+        return self._rms_norm(name, h, num_values, num_bytes)
+
+    def _rms_norm(self, name: str, h: Block, num_values: float, num_bytes: int) -> Block:
+        """Root mean square in fp32; Llama narrows before it multiplies by the weight, Gemma after."""
+        wide = self.memory.keep(h) if num_bytes == 4 else self.new(num_values, 4)
         self.save(f"{name}.input", wide)
         square = self.new(num_values, 4)
         self.drop(square)
         normed = self.new(num_values, 4)
         self.drop(wide)
-        if self.residual_bytes == 4:
-            narrow = self.memory.keep(normed)
-        else:
-            narrow = self.new(num_values, self.residual_bytes)
+        if self.is_gemma:
+            self.save(f"{name}.normed", normed)
+            weighted = self.new(num_values, 4)
+            self.drop(normed)
+            if num_bytes == 4:
+                return weighted
+            out = self.new(num_values, num_bytes)
+            self.drop(weighted)
+            return out
+        narrow = self.memory.keep(normed) if num_bytes == 4 else self.new(num_values, num_bytes)
         self.save(f"{name}.normed", narrow)
-        out = self.new(num_values, self.residual_bytes)
+        out = self.new(num_values, num_bytes)
         self.drop(normed, narrow)
         return out
 
@@ -102,7 +114,8 @@ class Pass:
     ) -> Block:
         """A product with a weight [num_out, num_in]: dense, under autocast, or packed."""
         if part == "linear" and self.work.bits < 16 or part == "head" and self.work.head_bits < 16:
-            return self._packed_linear(num_in, num_out)
+            bits = self.work.bits if part == "linear" else self.work.head_bits
+            return self._packed_linear(num_in, num_out, bits)
         if self.autocast and x_bytes == 4:
             x = self.new(self.num_positions * num_in, 2)
         else:
@@ -130,10 +143,10 @@ class Pass:
         self.drop(*self.cast_weights.values())
         self.cast_weights.clear()
 
-    def _packed_linear(self, num_in: int, num_out: int) -> Block:
+    def _packed_linear(self, num_in: int, num_out: int, bits: int) -> Block:
         y = self.new(self.num_positions * num_out, self.compute_bytes)
         num_rows = min(num_out, max(1, PACKED_TILE_WEIGHTS // num_in))
-        making = self.new(num_rows * num_in, PACKED_TILE_BYTES, "unpacking weights")
+        making = self.new(num_rows * num_in, PACKED_TILE_BYTES[bits], "unpacking weights")
         self.drop(making)
         tile = self.new(num_rows * num_in, 2, "unpacking weights")
         part = self.new(self.num_positions * num_rows, self.compute_bytes)
@@ -157,12 +170,15 @@ class Pass:
     def attention(self, index: int, x: Block) -> Block:
         """q, k, v, rotary, cache, scores, output projection."""
         n, d = self.num_positions, self.spec.hidden_size
-        r = self.residual_bytes
-        q = self.linear(f"{index}.q", x, d, self.query, x_bytes=r)
-        k = self.linear(f"{index}.k", x, d, self.key, x_bytes=r)
-        v = self.linear(f"{index}.v", x, d, self.key, x_bytes=r)
+        q = self._projected(f"{index}.q", x, self.query)
+        k = self._projected(f"{index}.k", x, self.key)
+        v = self.linear(f"{index}.v", x, d, self.key, x_bytes=self.residual_bytes)
         q, old_q = self.rotary(q, n * self.query), q
         k, old_k = self.rotary(k, n * self.key), k
+        if self.spec.rotary_share < 1:  # the rotated share and the rest of each head are put together
+            q, part_q = self.new(n * self.query, self.compute_bytes), q
+            k, part_k = self.new(n * self.key, self.compute_bytes), k
+            self.drop(part_q, part_k)
         self.drop(old_q, old_k)
         num_keys = self.length
         if self.cache is not None:
@@ -172,6 +188,15 @@ class Pass:
         y = self.linear(f"{index}.o", out, self.query, d, x_bytes=self.compute_bytes)
         self.drop(q, k, v, out)
         return y
+
+    def _projected(self, name: str, x: Block, width: int) -> Block:
+        """q or k, normed where the model does that."""
+        y = self.linear(name, x, self.spec.hidden_size, width, x_bytes=self.residual_bytes)
+        if self.spec.qk_norm == "none":
+            return y
+        normed = self.norm(f"{name}.norm", y, self.num_positions * width, self.compute_bytes)
+        self.drop(y)
+        return normed
 
     def _update_cache(self, index: int, k: Block, v: Block, num_keys: int) -> tuple[Block, Block]:
         assert self.cache is not None
@@ -188,7 +213,7 @@ class Pass:
 
     def _scores(self, name: str, q: Block, k: Block, v: Block, num_keys: int) -> Block:
         if self.work.attention == "eager":
-            return self._eager(name, k, v, num_keys)
+            return self._eager(name, q, k, v, num_keys)
         if self.compute_bytes == 4 and self.spec.num_heads != self.spec.num_kv_heads:
             return self._math(name, num_keys)  # no fused kernel takes fp32 with shared key/value heads
         return self._fused(name, q, k, v)
@@ -207,25 +232,34 @@ class Pass:
         self.drop(q, k, log_sum)
         return out
 
-    def _eager(self, name: str, k: Block, v: Block, num_keys: int) -> Block:
+    def _eager(self, name: str, q: Block, k: Block, v: Block, num_keys: int) -> Block:
         """softmax(q k^T + mask) v in separate operations, the softmax in fp32."""
         c = self.compute_bytes
         pairs = self.num_positions * num_keys * self.spec.num_heads
         num_values = self.batch * num_keys * self.query
-        keys, values = self.new(num_values, c), self.new(num_values, c)
+        keys = self.new(num_values, max(c, self.residual_bytes))
+        values = self.new(num_values, c)
+        if self.autocast:
+            q, k = self.new(self.num_positions * self.query, 2), self.new(num_values, 2)
+        else:
+            q, k = self.memory.keep(q), self.memory.keep(keys)
+        self.save(f"{name}.q", q)
+        self.save(f"{name}.k", k)
         scores = self.new(pairs, c)
+        self.drop(q, k)
         scaled = self.new(pairs, c)
         self.drop(scores)
         masked = self.new(pairs, max(c, self.residual_bytes))
         self.drop(scaled)
+        wide = self.memory.keep(masked) if self.autocast or c == 4 else self.new(pairs, 4)
         weights = self.new(pairs, 4)
+        self.drop(wide)
         self.save(f"{name}.softmax", weights)
         narrow = self.memory.keep(weights) if c == 4 else self.new(pairs, c)
         self.drop(masked, weights)
         mixed = self.new(self.num_positions * self.query, c)
         out = self.new(self.num_positions * self.query, c)
         self.save(f"{name}.weights", narrow)
-        self.save(f"{name}.keys", keys)
         self.save(f"{name}.values", values)
         self.drop(keys, values, narrow, mixed)
         return out
@@ -246,42 +280,124 @@ class Pass:
         return out
 
     def mlp(self, index: int, x: Block) -> Block:
-        """act(gate x) * up x, then down; or up, act, down."""
+        """act(gate x) * up x, then down; or up, act, down; or a mixture of such."""
+        if self.spec.num_experts:
+            return self._experts(index, x)
         n, d, width = self.num_positions, self.spec.hidden_size, self.spec.intermediate_size
         r, c = self.residual_bytes, self.compute_bytes
         gate = self.linear(f"{index}.gate", x, d, width, x_bytes=r)
         self.save(f"{index}.gate", gate)
-        active = self.new(n * width, c)
-        self.drop(gate)
         if self.spec.mlp_kind == "gated":
+            active = self.new(n * width, c)
+            self.drop(gate)
             up = self.linear(f"{index}.up", x, d, width, x_bytes=r)
             product = self.new(n * width, c)
             self.save(f"{index}.active", active)
             self.save(f"{index}.up", up)
             self.drop(active, up)
         else:
-            product = active
+            product = self._composed_gelu(index, n * width)
+            self.drop(gate)
         y = self.linear(f"{index}.down", product, width, d, x_bytes=c)
         self.drop(product)
         return y
+
+    def _composed_gelu(self, index: int, num_values: float) -> Block:
+        """0.5 x (1 + tanh(...)) in separate operations: three at once, three kept for the way back."""
+        c = self.compute_bytes
+        half, tanh = self.new(num_values, c), self.new(num_values, c)
+        shifted = self.new(num_values, c)
+        for part, block in (("half", half), ("tanh", tanh), ("shifted", shifted)):
+            self.save(f"{index}.gelu.{part}", block)
+        self.drop(tanh)
+        out = self.new(num_values, c)
+        self.drop(half, shifted)
+        return out
+
+    def _experts(self, index: int, x: Block) -> Block:
+        """Routed experts: inputs gathered by expert for many positions, weights for a single one."""
+        spec, c = self.spec, self.compute_bytes
+        chosen = self.num_positions * spec.num_experts_per_token
+        wide, narrow = 2 * spec.expert_intermediate_size, spec.expert_intermediate_size
+        d = spec.hidden_size
+        shared = self._shared_expert(index, x)
+        if self.length == 1:
+            weights = [self.new(chosen * size * d, c) for size in (wide, narrow)]
+            y = self.new(self.num_positions * d, c)
+            self.drop(*weights, *shared)
+            return y
+        gathered = self.new(chosen * d, c)
+        first = self.new(chosen * wide, c)
+        first, before = self.new(chosen * wide, c), first
+        self.drop(before)
+        active = self.new(chosen * narrow, c)
+        product = self.new(chosen * narrow, c)
+        self.drop(active, first)
+        blocks = [self.new(chosen * d, c)]
+        self.drop(product)
+        blocks += [self.new(chosen * d, c), self.new(chosen * d, c)]
+        y = self.new(self.num_positions * d, c)
+        self.drop(gathered, *blocks, *shared)
+        return y
+
+    def _shared_expert(self, index: int, x: Block) -> list[Block]:
+        width, d, n = self.spec.shared_expert_intermediate_size, self.spec.hidden_size, self.num_positions
+        if not width:
+            return []
+        c, r = self.compute_bytes, self.residual_bytes
+        gate = self.linear(f"{index}.shared.gate", x, d, width, x_bytes=r)
+        active = self.new(n * width, c)
+        self.drop(gate)
+        up = self.linear(f"{index}.shared.up", x, d, width, x_bytes=r)
+        product = self.new(n * width, c)
+        self.drop(active, up)
+        y = self.linear(f"{index}.shared.down", product, width, d, x_bytes=c)
+        self.drop(product)
+        return [y]
 
     def layer(self, index: int, h: Block) -> Block:
         """One decoder layer; `h` stays the caller's."""
         num_values = self.num_positions * self.spec.hidden_size
         normed = self.norm(f"{index}.norm1", h, num_values)
         y = self.attention(index, normed)
+        if self.spec.parallel_block:
+            return self._joined(index, normed, y, num_values)
         self.drop(normed)
+        y = self._after(f"{index}.norm1b", y, num_values)
         middle = self.new(num_values, self.residual_bytes)
         self.drop(y)
         normed = self.norm(f"{index}.norm2", middle, num_values)
         y = self.mlp(index, normed)
         self.drop(normed)
+        y = self._after(f"{index}.norm2b", y, num_values)
         out = self.new(num_values, self.residual_bytes)
         self.drop(y, middle)
         return out
 
+    def _after(self, name: str, y: Block, num_values: float) -> Block:
+        """Gemma's second norm of each half, on what is about to be added."""
+        if not self.is_gemma:
+            return y
+        normed = self.norm(name, y, num_values, self.compute_bytes)
+        self.drop(y)
+        return normed
+
+    def _joined(self, index: int, normed: Block, attended: Block, num_values: float) -> Block:
+        """A block whose attention and MLP read the same norm: attended + mlp(normed) + h."""
+        y = self.mlp(index, normed)
+        both, out = self.new(num_values, self.residual_bytes), self.new(num_values, self.residual_bytes)
+        self.drop(both, normed, attended, y)
+        return out
+
     def embed(self) -> Sequence[Block]:
-        """Hidden states, then cos and sin, which live as long as the pass."""
+        """Hidden states; then what lives as long as the pass: they themselves, cos and sin, a mask."""
         h = self.new(self.num_positions * self.spec.hidden_size, self.residual_bytes)
         num_angles = self.length * self.spec.head_dim * self.spec.rotary_share
-        return h, self.new(num_angles, self.residual_bytes), self.new(num_angles, self.residual_bytes)
+        blocks = [h, self.memory.keep(h)]
+        blocks += [self.new(num_angles, self.residual_bytes) for _ in range(4 if self.is_gemma else 2)]
+        num_keys = self.length + (self.cache.length if self.cache else 0)
+        if self.work.attention == "eager":
+            blocks.append(self.new(self.length * num_keys, self.residual_bytes))
+        elif self.spec.sliding_window is not None and num_keys > self.spec.sliding_window:
+            blocks.append(self.new(self.length * num_keys, 1))
+        return blocks

@@ -95,8 +95,6 @@ def _micro_batch(spec: ModelSpec, work: Workload, memory: Allocator, trained: Tr
     run.trained = trained
     how, n = work.training, run.num_positions
     h, *angles = run.embed()
-    if work.attention == "eager":
-        angles.append(run.new(work.context**2, run.residual_bytes))
     inputs = []
     for index in range(spec.num_layers):
         run.recording = not how.checkpointing
@@ -110,7 +108,9 @@ def _micro_batch(spec: ModelSpec, work: Workload, memory: Allocator, trained: Tr
     run.drop(h)
     loss_back = _chunked_loss if how.loss == "chunked" else _dense_loss
     gradient, of_head = loss_back(run, hidden)
-    gradient = run.norm_back("final", gradient, None)
+    gradient = run.norm_back(
+        "final", gradient, None, num_values=n * spec.hidden_size, num_bytes=run.residual_bytes
+    )
     for index in reversed(range(spec.num_layers)):
         if how.checkpointing:
             before = inputs.pop()
@@ -123,7 +123,12 @@ def _micro_batch(spec: ModelSpec, work: Workload, memory: Allocator, trained: Tr
     num_weights = spec.vocab_size * spec.hidden_size
     of_embedding = run.new(num_weights, run.weight_bytes, GRADIENTS)
     run.drop(gradient, *angles)
-    if of_head is not None:
+    if of_head is not None and how.loss == "dense" and not run.autocast:
+        # The head's gradient is a transposed view, so that the sum of both is a third tensor.
+        total = run.new(num_weights, run.weight_bytes, GRADIENTS)
+        run.drop(of_embedding, of_head)
+        of_embedding = total
+    elif of_head is not None:
         run.drop(of_embedding)
         of_embedding = of_head
     trained.accumulate("embedding", of_embedding, num_weights)
