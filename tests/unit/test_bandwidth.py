@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 
@@ -80,3 +82,45 @@ def test_a_device_reaches_half_of_its_specification() -> None:
         card = card_for(gpu)
         specified = card.bandwidth_bytes_per_second if card else None
         assert 0.5 * (specified or 10e9) < speed.bytes_per_second < (specified or 20e12)
+
+
+def test_a_devices_speed_from_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None: ...
+
+        def synchronize(self) -> None: ...
+
+        def elapsed_time(self, end: Event) -> float:
+            return 2.0  # ms
+
+    allocated: list[int] = []
+
+    def zeros(num_bytes: int, **options: object) -> torch.Tensor:
+        allocated.append(num_bytes)
+        return torch.empty(1, dtype=torch.uint8)
+
+    fakes = {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "get_arch_list": lambda: ["sm_90"],
+        "mem_get_info": lambda device: (64 * MIB, 80 * MIB),
+        "get_device_capability": lambda device: (7, 5),
+        "get_device_name": lambda device: "Tesla T4",
+        "Event": Event,
+        "device": lambda device: contextlib.nullcontext(),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(torch, "zeros", zeros)
+    assert bandwidth.device_speeds(seconds=0) == (
+        bandwidth.DeviceSpeed(
+            name="Tesla T4",
+            compute_capability="7.5",
+            bytes_per_second=2 * 16 * MIB * 500,  # read and written in 2 ms
+            has_kernels=False,
+        ),
+    )
+    assert allocated == [16 * MIB]  # a quarter of what is free
