@@ -18,8 +18,9 @@ from .units import MIB
 if TYPE_CHECKING:
     import torch
 
-# Larger than the caches of processors and GPUs, which would be measured in their place.
-HOST_BUFFER_BYTES, DEVICE_BUFFER_BYTES = 128 * MIB, 512 * MIB
+# The two buffers together are larger than the caches of GPUs and of all but the largest servers' processors,
+# which would be measured in memory's place. On a host, handing out new pages takes longer than measuring.
+HOST_BUFFER_BYTES, DEVICE_BUFFER_BYTES = 64 * MIB, 512 * MIB
 # Above this one processor's memory channels are busy, and more threads only cost time to start.
 MAX_THREADS = 16
 
