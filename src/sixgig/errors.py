@@ -50,7 +50,9 @@ class UnknownNameError(InputError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, where: str | None = None) -> None:
         known = sorted(known)
-        self.suggestions = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4)
+        by_lower_case = {item.lower(): item for item in known}
+        near = difflib.get_close_matches(name.lower(), by_lower_case, n=3, cutoff=0.4)
+        self.suggestions = [by_lower_case[item] for item in near]
         todo = f"did you mean {' or '.join(self.suggestions)}?" if self.suggestions else None
         super().__init__(
             f"unknown {kind}: {name}",

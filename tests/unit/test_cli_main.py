@@ -21,6 +21,7 @@ from sixgig.errors import InputError, NumericalError, OutOfSpaceError
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SIXGIG_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("SIXGIG_WHEEL_DIR", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # doctor asks no real hub
     return tmp_path / "cache"
 
 

@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 
 from .. import __version__
 from ..errors import OutOfSpaceError, SixgigError, UnknownNameError
+from .old_flags import refuse_old_flags
 from .verbs import VERBS, Verb
 
 # Messages by which torch and CUDA say that memory ran out without an OutOfMemoryError of their own.
@@ -112,6 +113,7 @@ def run(arguments: Sequence[str]) -> int:
     # --debug is taken out here, so that it works before and after the verb.
     debug = "--debug" in arguments
     try:
+        refuse_old_flags(arguments)
         typer.main.get_command(app).main(
             args=[argument for argument in arguments if argument != "--debug"], prog_name="sixgig"
         )

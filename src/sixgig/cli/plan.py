@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,16 +13,21 @@ from ..hardware import probe
 from ..memory import MemoryPlan, estimate
 from ..units import format_bytes
 from .common import Json, Ram, Vram, device_bytes, print_json, print_table, ram_bytes
+from .plan_config import asked_for
 
 EXAMPLES = (
     "sixgig plan llama-3-8b --task generate --vram 6GiB",
     "sixgig plan smollm2-135m-instruct --task sft --bits 16 --context 1024",
     "sixgig plan mixtral-8x7b-instruct --vram 8GiB --ram 32GiB --json",
+    "sixgig plan --config rtx4050_config.json --vram 'RTX 4050'",
 )
 
 
 def plan(
-    model: Annotated[str, typer.Argument(help="A model's name, hub name or local folder.")],
+    ctx: typer.Context,
+    model: Annotated[
+        str | None, typer.Argument(help="A model's name, hub name or local folder. Default: --config's.")
+    ] = None,
     task: Annotated[str, typer.Option("--task", help="generate, score, split or sft.")] = "generate",
     vram: Vram = None,
     ram: Ram = None,
@@ -31,20 +37,25 @@ def plan(
     ] = 4,
     context: Annotated[int, typer.Option("--context", help="Tokens in one sequence.")] = 512,
     batch: Annotated[int, typer.Option("--batch", help="Sequences at once.")] = 1,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="A JSON file of the earlier watermark project; options win over it."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Whether a model fits for a task, with every line of the ledger; exit 1 where it does not."""
-    spec = resolve(model)
     hardware = probe()
+    asked = asked_for(ctx, config, hardware, model=model, vram=vram, ram=ram, bits=bits, context=context)
     result = estimate(
-        spec,
+        resolve(asked.model),
         task,
-        device_bytes=device_bytes(vram, hardware),
-        ram_bytes=ram_bytes(ram, hardware),
-        bits=bits,
-        context=context,
+        device_bytes=device_bytes(asked.vram, hardware),
+        ram_bytes=ram_bytes(asked.ram, hardware),
+        bits=asked.bits,
+        context=asked.context,
         batch=batch,
     )
+    result = replace(result, notes=(*asked.notes, *result.notes))
     if json:
         peaks = {"device_peak_bytes": result.device_peak_bytes, "ram_peak_bytes": result.ram_peak_bytes}
         print_json(asdict(result) | peaks | {"fits": result.fits})
