@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from ..catalogue import resolve
 from ..hardware import probe
+from ..load.fetch import find_model
 from ..memory import MemoryPlan, estimate
 from ..units import format_bytes
-from .common import Json, Ram, Vram, device_bytes, print_json, print_table, ram_bytes
+from .common import Json, Ram, Vram, device_bytes, print_json, print_table, ram_bytes, say
 
 EXAMPLES = (
     "sixgig plan llama-3-8b --task generate --vram 6GiB",
@@ -34,7 +34,7 @@ def plan(
     json: Json = False,
 ) -> None:
     """Whether a model fits for a task, with every line of the ledger; exit 1 where it does not."""
-    spec = resolve(model)
+    spec = find_model(model, announce=say)
     hardware = probe()
     result = estimate(
         spec,
