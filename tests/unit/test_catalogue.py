@@ -236,7 +236,7 @@ def test_another_hub_repository_is_read_from_its_configuration() -> None:
     spec = resolve(" Some-One/Model_1.5 ", fetch)
     assert asked == ["Some-One/Model_1.5"]
     assert (spec.name, spec.licence, spec.gated, spec.published_dtype) == (
-        "some-one--model_1.5", "mit", False, "float16",
+        "Some-One/Model_1.5", "mit", False, "float16",
     )  # fmt: skip
     assert spec.sources == (HubSource(repo_id="Some-One/Model_1.5", revision="c" * 40),)
 

@@ -178,8 +178,7 @@ def tiny(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     spec = fake_spec(wheel)
     convert = FakeConverter(spec)
     real = fetching.fetch_spec
-    monkeypatch.setattr(fetching, "resolve", lambda name: spec)
-    monkeypatch.setattr("sixgig.cli.fetch.resolve", lambda name: spec)
+    monkeypatch.setattr(fetching, "resolve", lambda name, fetch_config=None: spec)
     monkeypatch.setattr(fetching, "fetch_spec", lambda *a, **o: real(*a, **o, convert=convert))
     monkeypatch.setattr(fetching, "_checked", {})
     return wheel

@@ -1,7 +1,7 @@
 """The models sixgig knows, as data: exact shapes, licence, where each comes from. No weights, no network."""
 
 from .find import WITHDRAWN, FetchConfig, all_models, get, resolve
-from .local import PublishedConfig, from_config, local_name
+from .local import PublishedConfig, from_config
 from .models import EMBEDDED
 from .spec import HubSource, ModelSpec, WheelSource
 from .tensors import TensorShape
@@ -18,6 +18,5 @@ __all__ = [
     "all_models",
     "from_config",
     "get",
-    "local_name",
     "resolve",
 ]

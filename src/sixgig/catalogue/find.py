@@ -21,7 +21,7 @@ WITHDRAWN: dict[str, tuple[str, str]] = {
     "qwen/qwen1.5-moe-a14b-chat": ("the hub no longer has this model", "use qwen1.5-moe-a2.7b-chat"),
 }
 
-# owner/name as the hub allows it: no "--", no "..", so that owner--name is a folder's name of its own.
+# owner/name as the hub allows it: no "..", and no "--", which is how a cache spells the slash.
 _HUB_ID = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 FetchConfig = Callable[[str], PublishedConfig]

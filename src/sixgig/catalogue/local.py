@@ -40,14 +40,9 @@ def from_published(repo_id: str, published: PublishedConfig) -> ModelSpec:
     """The model of a hub repository that the catalogue does not have, pinned to the commit of its config."""
     return spec_from_config(
         published.config,
-        name=local_name(repo_id),
+        name=repo_id,
         where=f"config.json of {repo_id} at {published.revision}",
         licence=published.licence,
         gated=published.gated,
         sources=(HubSource(repo_id=repo_id, revision=published.revision),),
     )
-
-
-def local_name(repo_id: str) -> str:
-    """owner/name as one part of a path: owner--name."""
-    return repo_id.replace("/", "--").lower()

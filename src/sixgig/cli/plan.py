@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from ..catalogue import resolve
+
 from ..hardware import probe
+from ..load.fetch import find_model
 from ..memory import MemoryPlan, estimate
 from ..units import format_bytes
-from .common import Json, Ram, Vram, device_bytes, print_json, print_table, ram_bytes
+from .common import Json, Ram, Vram, device_bytes, print_json, print_table, ram_bytes, say
 from .plan_config import asked_for
 
 EXAMPLES = (
@@ -47,7 +48,7 @@ def plan(
     hardware = probe()
     asked = asked_for(ctx, config, hardware, model=model, vram=vram, ram=ram, bits=bits, context=context)
     result = estimate(
-        resolve(asked.model),
+        find_model(asked.model, announce=say),
         task,
         device_bytes=device_bytes(asked.vram, hardware),
         ram_bytes=ram_bytes(asked.ram, hardware),

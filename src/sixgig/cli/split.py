@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..catalogue import ModelSpec, resolve
+from ..catalogue import ModelSpec
 from ..catalogue.splitting import require_splittable
 from ..errors import InputError
 from ..files import sha256_file, sweep_orphans
 from ..hardware import Hardware, probe
-from ..load.fetch import model_folder
+from ..load.fetch import find_model, model_folder
 from ..memory import plan
 from ..units import format_bytes
 from .common import Json, print_json, print_table, say
@@ -95,7 +95,7 @@ def split(
     from ..data.private import read_private
     from ..load.artifact import require_empty
 
-    spec = resolve(model)
+    spec = find_model(model)
     require_splittable(spec)
     require_empty(out)
     sweep_orphans(out.absolute().parent)  # a killed save leaves private weights in a temporary folder

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..catalogue import ModelSpec, resolve
+from ..catalogue import ModelSpec
 from ..catalogue.splitting import require_splittable
 from ..data.corpora import data_dir_from_environment
 from ..errors import DoesNotFitError, InputError, NotAvailableError, UnknownNameError
 from ..hardware import Hardware, choose_preset, keep_few_kernels, probe
-from ..load.fetch import model_folder
+from ..load.fetch import find_model, model_folder
 from ..memory import usable_device_bytes, usable_ram_bytes
 from ..provenance import provenance
 from ..report.schema import Result
@@ -76,7 +76,7 @@ def prepare(request: Request) -> Prepared:
     device = _device(request.device, hardware)
     base = preset(request.preset or (choose_preset(hardware) if device == "cuda" else "cpu"))
     config = changed(base, request.settings, where="-s or --config")
-    spec = resolve(config.model)
+    spec = find_model(config.model, cache_dir=request.cache_dir)
     require_splittable(spec)
     needed_bytes = peak_bytes(spec, config, device)
     if device == "cuda":
