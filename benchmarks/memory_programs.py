@@ -69,7 +69,9 @@ class _OnCpu(nn.Module):
 
 
 def _packed(linear: nn.Linear, bits: int, group_size: int, device: torch.device) -> PackedLinear:
-    bias = None if linear.bias is None else torch.zeros(linear.bias.shape, dtype=torch.bfloat16, device=device)
+    bias = (
+        None if linear.bias is None else torch.zeros(linear.bias.shape, dtype=torch.bfloat16, device=device)
+    )
     return PackedLinear(
         linear.in_features, linear.out_features, bits=bits, group_size=group_size, bias=bias, device=device
     )
@@ -96,7 +98,9 @@ def _generate(network: Any, work: Workload, device: torch.device) -> None:
 @torch.no_grad()
 def _score(network: Any, work: Workload, device: torch.device) -> None:
     ids_BT = _tokens(network, work.batch, work.context, device)
-    autocast = torch.autocast(device.type, dtype=torch.bfloat16) if work.bits == 32 else contextlib.nullcontext()
+    autocast = (
+        torch.autocast(device.type, dtype=torch.bfloat16) if work.bits == 32 else contextlib.nullcontext()
+    )
     with autocast:
         hidden_BTD = network.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
         head_VD = network.get_output_embeddings().weight

@@ -17,7 +17,12 @@ from .allocator import Allocator, Block
 from .workload import Workload
 
 PACKED_TILE_WEIGHTS = 2**22  # layers.packed_linear.TILE_WEIGHTS
-PACKED_TILE_BYTES = {2: 13, 3: 13, 4: 13, 8: 17}  # a dense weight in the making: codes, int32 words (see there)
+PACKED_TILE_BYTES = {
+    2: 13,
+    3: 13,
+    4: 13,
+    8: 17,
+}  # a dense weight in the making: codes, int32 words (see there)
 
 
 @dataclass

@@ -47,15 +47,14 @@ def _forward(run: Pass) -> tuple[Block, list[Block]]:
 
 def _generate(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
     cache = Cache()
-    length = max(1, work.context - NEW_TOKENS)
-    for _ in range(min(NEW_TOKENS, work.context)):
+    prompt = max(1, work.context - NEW_TOKENS)
+    for length in (prompt, 1):  # the prompt, then the last token, whose cache is the longest
         run = Pass(spec, work, memory, batch=work.batch, length=length, cache=cache)
         hidden, angles = _forward(run)
         logits = _head_of_last(run, hidden)
         wide = memory.hold(4 * work.batch * spec.vocab_size, LOGITS)
         run.drop(logits, hidden, wide, *angles)
-        cache.length += length
-        length = 1
+        cache.length = work.context - 1
 
 
 def _head_of_last(run: Pass, hidden: Block) -> Block:
@@ -80,9 +79,7 @@ def _score(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
 
 def _train(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
     how = work.training
-    trained = Trained(
-        memory, 4 if work.bits == 32 else 2, within_backward=how.optimizer == "in-backward"
-    )
+    trained = Trained(memory, 4 if work.bits == 32 else 2, within_backward=how.optimizer == "in-backward")
     for _ in range(NUM_STEPS):
         for _ in range(how.accumulation):
             _micro_batch(spec, work, memory, trained)
@@ -158,9 +155,7 @@ def _head_back(run: TrainingPass, of_logits: Block) -> tuple[Block, Block | None
     """As `linear_back`, but a tied head's gradient waits for the embedding's at the end of the pass."""
     spec, trained = run.spec, run.trained
     if not spec.tied_embeddings:
-        return run.linear_back(
-            "head", of_logits, spec.hidden_size, spec.vocab_size, wide_input=True
-        ), None
+        return run.linear_back("head", of_logits, spec.hidden_size, spec.vocab_size, wide_input=True), None
     waiting = Trained(run.memory, trained.weight_bytes)
     run.trained = waiting
     gradient = run.linear_back("head", of_logits, spec.hidden_size, spec.vocab_size, wide_input=True)

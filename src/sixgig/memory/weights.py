@@ -22,18 +22,38 @@ def hold_weights(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
         )
         if tensor.part == "embedding" and work.embedding_place == "cpu":
             continue
+        if tensor.part == "expert" and work.experts_place == "cpu":
+            continue
         bits = {"linear": work.bits, "expert": work.bits, "head": work.head_bits}.get(tensor.part, 16)
         if bits < 16:
             _hold_packed(tensor.shape, bits, work.group_size, kind, memory)
         else:
             memory.hold(num_values * width, kind)
+    if spec.num_experts and work.experts_place == "cpu":
+        memory.hold(resident_expert_bytes(spec, work), "active experts of two layers")
     if spec.tied_embeddings and work.head_bits < 16:
         _hold_packed((spec.vocab_size, spec.hidden_size), work.head_bits, work.group_size, HEAD, memory)
 
 
-def _hold_packed(
-    shape: tuple[int, ...], bits: int, group_size: int, kind: str, memory: Allocator
-) -> None:
+def device_weight_bytes(spec: ModelSpec, work: Workload) -> int:
+    """All of `hold_weights` together."""
+    memory = Allocator()
+    hold_weights(spec, work, memory)
+    return memory.allocated_bytes
+
+
+def experts_bytes(spec: ModelSpec, work: Workload) -> int:
+    """All routed experts as they are stored."""
+    return int(spec.num_expert_parameters * work.bytes_per_linear_weight)
+
+
+def resident_expert_bytes(spec: ModelSpec, work: Workload) -> int:
+    """Where experts travel: one layer computes with its own while the next one's arrive."""
+    num_resident = 2 * min(spec.num_experts, spec.num_experts_per_token * work.batch)
+    return int(num_resident * spec.expert_parameters * work.bytes_per_linear_weight)
+
+
+def _hold_packed(shape: tuple[int, ...], bits: int, group_size: int, kind: str, memory: Allocator) -> None:
     """Codes, 16-bit scales and 8-bit zero points of a matrix or a stack of matrices."""
     *rows, num_in = shape
     num_rows = 1

@@ -39,8 +39,8 @@ class Workload:
 
     `bits` is how the linear layers are stored; below 16 in groups of `group_size` with one 16-bit scale and
     one 8-bit zero point each. `head_bits` is the output head's own; with tied embeddings a head of fewer bits
-    is a second, packed copy. An embedding placed on the `cpu` costs the card nothing. `batch` is the
-    sequences at once: in training, of one micro-batch.
+    is a second, packed copy. An embedding on the `cpu` costs the card nothing; routed experts there travel to
+    the card as they are chosen. `batch` is the sequences at once: in training, of one micro-batch.
     """
 
     task: str
@@ -48,6 +48,7 @@ class Workload:
     group_size: int = 64
     head_bits: int = 16
     embedding_place: str = "device"
+    experts_place: str = "device"
     context: int = 512
     batch: int = 1
     attention: str = "sdpa"
@@ -62,6 +63,7 @@ class Workload:
                 ("bits", self.bits, BITS),
                 ("head_bits", self.head_bits, BITS),
                 ("embedding_place", self.embedding_place, PLACES),
+                ("experts_place", self.experts_place, PLACES),
                 ("attention", self.attention, ATTENTION),
                 ("loss", self.training.loss, LOSSES),
                 ("optimizer", self.training.optimizer, OPTIMIZERS),
