@@ -154,6 +154,20 @@ def test_json_is_one_document_on_stdout(cache: Path, capsys) -> None:
     assert doctor["preset"] in ("cpu", "4g", "6g", "8g", "full")
 
 
+def test_one_models_facts_name_its_commit_dtype_and_template(cache: Path, capsys) -> None:
+    assert run(["models", "qwen3-0.6b", "--vram", "6GiB", "--ram", "16GiB"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("Qwen/Qwen3-0.6B at c1899de289a04d12100db370d81485cdf75e47ca", "bfloat16", "qwen3"):
+        assert words in shown
+    assert next(line for line in shown.splitlines() if "sliding_window" in line).count("none") == 1
+
+
+def test_what_is_not_split_is_not_said_to_fit_for_splitting(cache: Path, capsys) -> None:
+    card = ["--vram", "80GiB", "--ram", "256GiB", "--json"]
+    assert "split" in one_document(["models", "llama-3.2-1b", *card], capsys)["fits"]
+    assert "split" not in one_document(["models", "gemma-3-1b-it", *card], capsys)["fits"]
+
+
 def test_no_card_is_vram_0(capsys) -> None:
     document = one_document(["plan", "smollm2-135m", "--vram", "0", "--ram", "8GiB", "--json"], capsys)
     assert document["device_bytes"] is None

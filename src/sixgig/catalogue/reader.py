@@ -107,7 +107,7 @@ def _refuse_what_is_not_modelled(fields: Fields, family: Family, packed: bool) -
         fields.only("decoder_sparse_step", 1, because="dense layers among mixtures are not modelled")
         fields.only("mlp_only_layers", [], because="dense layers among mixtures are not modelled")
         if family.windows == "never":
-            fields.only("use_sliding_window", False, because="sliding windows in this mixture")
+            fields.only("use_sliding_window", False, because="windows in this mixture are not modelled")
     if family.windows == "pattern":
         fields.only("use_bidirectional_attention", False, because="it changes the window's width")
 
@@ -217,15 +217,8 @@ def _layer_types(fields: Fields, num_layers: int) -> list[str] | None:
     types = fields.get("layer_types")
     if types is None:
         return None
-    if (
-        not isinstance(types, list)
-        or len(types) != num_layers
-        or not {*map(repr, types)}
-        <= {
-            repr(_SLIDING),
-            repr(_FULL),
-        }
-    ):
+    known = isinstance(types, list) and all(one in (_SLIDING, _FULL) for one in types)
+    if not known or len(types) != num_layers:
         raise fields.fault("layer_types", "is not supported", f"{num_layers} of {_FULL} or {_SLIDING}")
     return types
 
