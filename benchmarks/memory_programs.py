@@ -7,16 +7,25 @@ that making them is never the peak.
 from __future__ import annotations
 
 import contextlib
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from sixgig.data.private import PrivateRecord
 from sixgig.layers.packed_linear import PackedLinear
+from sixgig.load.container import ModelTensors
+from sixgig.load.loaded import LoadedModel
 from sixgig.memory.workload import Workload
 from sixgig.numerics.likelihood import token_nll
+from sixgig.transform.sieve import make_sieve
+from sixgig.transform.split import QuantizeConfig
+from sixgig.transform.split_model import SplitSettings, split_model
 
 NEW_TOKENS = 8
 LOSS_ROWS = 256
@@ -30,10 +39,11 @@ def build(config: Any, work: Workload, device: torch.device) -> Any:
 
     with init_empty_weights(include_buffers=False):
         network: Any = AutoModelForCausalLM.from_config(config, attn_implementation=work.attention)
-    dtype = torch.float32 if work.bits == 32 else torch.bfloat16
+    packs = work.bits < 16 and work.task != "split"
+    dtype = torch.float32 if work.bits == 32 or work.task == "split" else torch.bfloat16
     head, embedding = network.get_output_embeddings(), network.get_input_embeddings()
     tied = bool(config.tie_word_embeddings)
-    if work.bits < 16:
+    if packs:
         for name, module in list(network.named_modules()):
             if isinstance(module, nn.Linear) and module is not head:
                 network.set_submodule(name, _packed(module, work.bits, work.group_size, device))
@@ -52,6 +62,7 @@ def build(config: Any, work: Workload, device: torch.device) -> Any:
                 module._buffers[name] = buffer.to(device)
     if tied and work.head_bits >= 16:
         head.weight = embedding.weight
+    network.tie_weights = lambda *_, **__: None  # a packed head must not become the embedding again
     if work.embedding_place == "cpu":
         network.set_input_embeddings(_OnCpu(embedding, device))
     return network.eval().requires_grad_(work.task == "sft")
@@ -62,10 +73,12 @@ class _OnCpu(nn.Module):
 
     def __init__(self, embedding: nn.Embedding, device: torch.device) -> None:
         super().__init__()
-        self.weight, self._device = embedding.weight, device
+        # In a tuple, so that the module has no parameter on the CPU: transformers takes a model's device
+        # from its first parameter.
+        self._weight, self._device = (embedding.weight.detach(),), device
 
     def forward(self, ids_BT: Tensor) -> Tensor:
-        return F.embedding(ids_BT.cpu(), self.weight).to(self._device)
+        return F.embedding(ids_BT.cpu(), self._weight[0]).to(self._device)
 
 
 def _packed(linear: nn.Linear, bits: int, group_size: int, device: torch.device) -> PackedLinear:
@@ -79,7 +92,8 @@ def _packed(linear: nn.Linear, bits: int, group_size: int, device: torch.device)
 
 def run(network: Any, work: Workload, device: torch.device) -> None:
     """Does the work once."""
-    {"generate": _generate, "score": _score, "sft": _train}[work.task](network, work, device)
+    tasks = {"generate": _generate, "score": _score, "sft": _train, "split": _split}
+    tasks[work.task](network, work, device)
 
 
 @torch.no_grad()
@@ -155,6 +169,43 @@ def _loss(network: Any, ids_BT: Tensor, kind: str) -> Tensor:
 
 def _sum_of(hidden_TD: Tensor, head: nn.Module, targets_T: Tensor) -> Tensor:
     return F.cross_entropy(head(hidden_TD).float(), targets_T, reduction="sum")
+
+
+def _split(network: Any, work: Workload, device: torch.device) -> None:
+    """`sixgig split` with its default settings but for fewer steps of each fit, on made-up texts."""
+    with tempfile.TemporaryDirectory() as folder:
+        tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+        tensors.pop("lm_head.weight", None) if network.config.tie_word_embeddings else None
+        save_file(
+            {name: tensor.cpu() for name, tensor in tensors.items()}, Path(folder) / "model.safetensors"
+        )
+        del tensors
+        loaded = LoadedModel(network=network, tokenizer=_Bytes(), folder=Path(folder), device=device)
+        split_model(
+            loaded,
+            make_sieve("wiener"),
+            [PrivateRecord(row=row, prefix="p" * 40, secret=f"{row:08d}", suffix="") for row in range(1, 65)],
+            "public text " * 20_000,
+            before=ModelTensors(Path(folder)),
+            quantize=QuantizeConfig(bits=work.bits, group_size=work.group_size),
+            rank=16,
+            settings=SplitSettings(
+                window_tokens=work.context, fit_steps=NUM_STEPS, scale_fit_steps=NUM_STEPS
+            ),
+            seed=0,
+            show=_show_stage,
+        )
+
+
+def _show_stage(stage: str, share: float) -> None:
+    """For `benchmarks/memory.py --stages`, which puts its own in this place."""
+
+
+class _Bytes:
+    """A tokenizer whose tokens are bytes."""
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        return {"input_ids": list(text.encode())}
 
 
 def _tokens(network: Any, batch: int, length: int, device: torch.device) -> Tensor:
