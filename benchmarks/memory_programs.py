@@ -185,7 +185,7 @@ def _split(network: Any, work: Workload, device: torch.device) -> None:
             loaded,
             make_sieve("wiener"),
             [PrivateRecord(row=row, prefix="p" * 40, secret=f"{row:08d}", suffix="") for row in range(1, 65)],
-            "public text " * 20_000,
+            _random_text(240_000),
             before=ModelTensors(Path(folder)),
             quantize=QuantizeConfig(bits=work.bits, group_size=work.group_size),
             rank=16,
@@ -199,6 +199,12 @@ def _split(network: Any, work: Workload, device: torch.device) -> None:
 
 def _show_stage(stage: str, share: float) -> None:
     """For `benchmarks/memory.py --stages`, which puts its own in this place."""
+
+
+def _random_text(num_characters: int) -> str:
+    """Letters without a pattern: the statistics of a text that repeats itself cannot be inverted."""
+    values = torch.randint(97, 123, (num_characters,), generator=torch.Generator().manual_seed(0))
+    return bytes(values.tolist()).decode()
 
 
 class _Bytes:

@@ -39,7 +39,7 @@ class Trained:
             self.memory.drop(self.gradients.pop(name))
 
     def step(self, kind: str) -> None:
-        """AdamW on everything that has a gradient; the foreach kernel takes the roots of all squares at once."""
+        """AdamW on all that has a gradient; the foreach kernel takes the roots of all squares at once."""
         for name in self.gradients:
             self._make_moments(name)
         if kind == "foreach":
@@ -98,7 +98,7 @@ class TrainingPass(Pass):
     def norm_back(
         self, name: str, gradient: Block, residual: Block | None, *, num_values: float, num_bytes: int
     ) -> Block:
-        """Takes the norm's output gradient; gives the input's, added to the residual path's where there is one."""
+        """Takes the output's gradient; gives the input's, added to the residual path's if there is one."""
         if self.spec.norm_kind == "layer":
             of_input = self.new(num_values, num_bytes)
             self.drop(gradient)

@@ -17,6 +17,7 @@ OTHER_CONTEXT_BYTES = 324 * MIB
 HOPPER_WORKSPACE_BYTES = 32 * MIB
 OTHER_WORKSPACE_BYTES = (2 * 4096 + 8 * 16) * KIB  # cuBLAS's own choice below compute capability 9.0
 FRAGMENTS_SHARE = 0.03  # of a card: what the allocator cannot use although it is free
+MARGIN_STOPS_AT_BYTES = 24 * GIB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,6 @@ def outside(card: Card, *, training: bool) -> Outside:
     return Outside(
         context_bytes=HOPPER_CONTEXT_BYTES if is_hopper else OTHER_CONTEXT_BYTES,
         kernels_bytes=TRAINING_KERNELS_BYTES if training else INFERENCE_KERNELS_BYTES,
-        margin_bytes=int(FRAGMENTS_SHARE * min(card.total_bytes, 24 * GIB)),
+        margin_bytes=int(FRAGMENTS_SHARE * min(card.total_bytes, MARGIN_STOPS_AT_BYTES)),
         workspace_bytes=HOPPER_WORKSPACE_BYTES if is_hopper else OTHER_WORKSPACE_BYTES,
     )

@@ -118,8 +118,8 @@ class Pass:
         self, name: str, x: Block, num_in: int, num_out: int, *, x_bytes: int, part: str = "linear"
     ) -> Block:
         """A product with a weight [num_out, num_in]: dense, under autocast, or packed."""
-        if part == "linear" and self.work.bits < 16 or part == "head" and self.work.head_bits < 16:
-            bits = self.work.bits if part == "linear" else self.work.head_bits
+        bits = self.work.bits if part == "linear" else self.work.head_bits
+        if bits < 16:
             return self._packed_linear(num_in, num_out, bits)
         if self.autocast and x_bytes == 4:
             x = self.new(self.num_positions * num_in, 2)
@@ -208,7 +208,7 @@ class Pass:
         size = self.batch * num_keys * self.key
         old = self.cache.blocks.get(index)
         fresh = []
-        for position, part in enumerate((k, v)):
+        for position in range(2):
             fresh.append(self.new(size, self.compute_bytes, "key/value cache"))
             if old is not None:
                 self.drop(old[position])

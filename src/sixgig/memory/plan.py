@@ -7,24 +7,24 @@ The card's side is a simulation of the task on torch's allocator (`programs`), c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ..cards import Card
 from ..catalogue import HubSource, ModelSpec, all_models
+from ..catalogue.splitting import why_not_split
 from ..errors import DoesNotFitError
 from ..units import MIB, format_bytes
 from .allocator import Allocator, SimulatedOutOfMemory
 from .choices import Wishes, candidates, described
 from .ledger import Line, MemoryPlan, Tried, ram_margin_bytes
-from .outside import Outside, outside
+from .outside import FRAGMENTS_SHARE, MARGIN_STOPS_AT_BYTES, Outside, outside
 from .programs import WORKSPACE, simulate
 from .speed import max_tokens_per_second
 from .weights import EMBEDDING, EXPERTS, device_weight_bytes, experts_bytes
 from .workload import Workload
 
 _CARD_STEP_BYTES = 256 * MIB  # cards are named in steps no finer than this
-_LARGEST_CARD_BYTES = 2**42
 HEAP_HOLES = 0.4  # what a C library's heap holds beside short-lived tensors, as a share of them
 LIBRARIES_BYTES = 500 * MIB  # resident memory of Python, torch and transformers
 
@@ -69,7 +69,7 @@ def first_that_fits(spec: ModelSpec, wishes: Wishes, *, card: Card | None, ram_b
         tried.append(Tried(settings=described(spec, work), device_bytes=found.device_bytes, fits=found.fits))
         if found.fits:
             return place.plan(work, tried)
-        if nearest is None or found.device_bytes + found.ram_bytes < nearest[0]:
+        if nearest is None or found.device_bytes + found.ram_bytes <= nearest[0]:
             nearest = found.device_bytes + found.ram_bytes, work
     assert nearest is not None, "candidates() gives at least one workload or raises"
     return place.plan(nearest[1], tried)
@@ -91,6 +91,8 @@ class _Place:
     def look(self, work: Workload) -> _Found:
         """Whether `work` fits, and about what it takes: exact where its weights alone leave room."""
         ram = sum(line.num_bytes for line in self._ram_lines(work, None))
+        if self._is_refused(work):
+            return _Found(fits=False, device_bytes=0, ram_bytes=ram)
         if self.card is None:
             memory = self._simulate(work, None)
             ram = sum(line.num_bytes for line in self._ram_lines(work, memory))
@@ -128,11 +130,14 @@ class _Place:
             lines=tuple(lines),
             allocated_peak_bytes=memory.peak_allocated_bytes,
             reserved_peak_bytes=memory.peak_reserved_bytes,
-            fits=fits and ram <= self.ram_bytes,
+            fits=fits and ram <= self.ram_bytes and not self._is_refused(work),
             notes=tuple(self._notes(work)),
             tried=tuple(tried),
             max_tokens_per_second=max_tokens_per_second(self.spec, work, self.card),
         )
+
+    def _is_refused(self, work: Workload) -> bool:
+        return work.task == "split" and why_not_split(self.spec) is not None
 
     def _outside(self, work: Workload) -> Outside:
         assert self.card is not None
@@ -169,6 +174,11 @@ class _Place:
         if self.card is None and memory is not None:
             lines += _cpu_lines(memory)
         else:
+            if work.task == "split":
+                whole = 4 * spec.num_parameters
+                lines.append(Line(what="earlier checkpoint", place="ram", num_bytes=whole, because="32 bits"))
+                base = int(spec.num_linear_parameters * (work.bytes_per_linear_weight + 2))
+                lines.append(Line(what="Base and W - M", place="ram", num_bytes=base, because="with 16 bits"))
             if work.embedding_place == "cpu":
                 wide = spec.embedding_parameters * (4 if work.bits == 32 else 2)
                 lines.append(Line(what=EMBEDDING, place="ram", num_bytes=wide, because="16 bits a weight"))
@@ -187,6 +197,10 @@ class _Place:
         notes = []
         if work.context > self.spec.context:
             notes.append(f"context {work.context} is longer than the model's own {self.spec.context}")
+        if work.task == "split":
+            notes.append("splitting is estimated from sizes; no measured run stands behind it yet")
+            if (reason := why_not_split(self.spec)) is not None:
+                notes.append(reason)
         if work.experts_place == "cpu":
             notes.append("the routed experts stay in memory and travel to the card as needed: slower")
         if self.spec.num_experts and work.bits < 16:
@@ -249,43 +263,44 @@ def _disk_lines(spec: ModelSpec) -> list[Line]:
 def _what_would_fit(spec: ModelSpec, wishes: Wishes, card: Card | None, ram_bytes: int) -> tuple[str, ...]:
     """One changed wish at a time, then the smallest card, then the largest model for these wishes."""
 
-    def fits(other: Wishes, model: ModelSpec = spec, on: Card | None = card) -> bool:
-        return first_that_fits(model, other, card=on, ram_bytes=ram_bytes).fits
+    def found(other: Wishes, model: ModelSpec = spec, on: Card | None = card) -> MemoryPlan | None:
+        result = first_that_fits(model, other, card=on, ram_bytes=ram_bytes)
+        return result if result.fits else None
 
     answers: list[str] = []
-    if wishes.bits is not None and fits(replace(wishes, bits=None, head_bits=None)):
-        found = first_that_fits(
-            spec, replace(wishes, bits=None, head_bits=None), card=card, ram_bytes=ram_bytes
-        )
-        answers.append(f"--bits {found.workload.bits}")
-    for name in ("context", "batch"):
-        whole: int = getattr(wishes, name)
-        halves = [whole >> shift for shift in range(1, whole.bit_length())]
-        found_value = next((v for v in halves if fits(replace(wishes, **{name: v}))), None)
-        if found_value is not None:
-            answers.append(f"--{name} {found_value}")
+    freer = replace(wishes, bits=None, head_bits=None)
+    if wishes.bits is not None and (other := found(freer)) is not None:
+        answers.append(f"--bits {other.workload.bits}")
+    if _weights_fit(spec, wishes, card):
+        for name in ("context", "batch"):
+            whole: int = getattr(wishes, name)
+            halves = [whole >> shift for shift in range(1, whole.bit_length())]
+            value = next((v for v in halves if found(replace(wishes, **{name: v}))), None)
+            answers += [] if value is None else [f"--{name} {value}"]
     if card is not None:
-        size = _smallest_card(lambda size: fits(wishes, on=replace(card, name="", total_bytes=size)), card)
-        if size is not None:
-            answers.append(f"a card of {format_bytes(size)}")
-    smaller = sorted(
-        (model for model in all_models() if model.num_parameters < spec.num_parameters),
-        key=lambda model: -model.num_parameters,
-    )
-    for model in smaller:
-        if (wishes.task != "sft" or not model.num_experts) and fits(wishes, model):
+        size_bytes = _smallest_card_bytes(spec, wishes, card)
+        if found(wishes, on=replace(card, name="", total_bytes=size_bytes)):
+            answers.append(f"a card of {format_bytes(size_bytes)}")
+    smaller = (model for model in all_models() if model.num_parameters < spec.num_parameters)
+    for model in sorted(smaller, key=lambda model: -model.num_parameters):
+        if (wishes.task != "sft" or not model.num_experts) and found(wishes, model):
             return (*answers, f"model {model.name} with these settings")
     return tuple(answers)
 
 
-def _smallest_card(accept: Callable[[int], bool], card: Card) -> int | None:
-    """Bytes, in steps; None where no card helps, since something else is too small."""
-    low, high = card.total_bytes, max(card.total_bytes, _CARD_STEP_BYTES)
-    while not accept(high):
-        low, high = high, 2 * high
-        if high > _LARGEST_CARD_BYTES:
-            return None
-    while high - low > _CARD_STEP_BYTES:
-        middle = (low + high) // 2
-        low, high = (low, middle) if accept(middle) else (middle, high)
-    return -(-high // _CARD_STEP_BYTES) * _CARD_STEP_BYTES
+def _weights_fit(spec: ModelSpec, wishes: Wishes, card: Card | None) -> bool:
+    """Whether any candidate's weights alone leave room: else no smaller context or batch can help."""
+    if card is None:
+        return True
+    limit_bytes = outside(card, training=wishes.task == "sft").limit_bytes(card)
+    return any(device_weight_bytes(spec, work) < limit_bytes for work in candidates(spec, wishes))
+
+
+def _smallest_card_bytes(spec: ModelSpec, wishes: Wishes, card: Card) -> int:
+    """A card on which the candidate with the fewest weights runs, up to the next quarter of a GiB."""
+    work = min(candidates(spec, wishes), key=lambda work: device_weight_bytes(spec, work))
+    around = outside(card, training=work.task == "sft")
+    memory = simulate(spec, work, workspace_bytes=around.workspace_bytes)
+    needed = memory.peak_reserved_bytes + around.context_bytes + around.kernels_bytes
+    with_margin = needed + int(FRAGMENTS_SHARE * min(needed / (1 - FRAGMENTS_SHARE), MARGIN_STOPS_AT_BYTES))
+    return (with_margin // _CARD_STEP_BYTES + 1) * _CARD_STEP_BYTES

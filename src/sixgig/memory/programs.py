@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..catalogue import ModelSpec
 from .allocator import Allocator, Block
 from .backward import GRADIENTS, LOGITS, LOSS_ROWS, Trained, TrainingPass
 from .passes import Cache, Pass
 from .weights import hold_weights
-from .workload import Workload
+from .workload import Training, Workload
 
 WORKSPACE = "matrix product workspace"
 NEW_TOKENS = 8  # generated after a prompt that fills the rest of the context
 NLL_ROWS = 2048  # numerics.likelihood.default_chunk_rows on a GPU
+SPLIT_CALIBRATION_WINDOWS, SPLIT_PRIVATE_WINDOWS = 32, 64  # transform.split_model's default; a small file
 NUM_STEPS = 2  # the optimizer makes its moments in the first
 
 
@@ -29,7 +32,8 @@ def simulate(
     memory.hold(workspace_bytes, WORKSPACE)
     if work.task == "sft":
         memory.hold(workspace_bytes, WORKSPACE)  # the backward pass runs in a thread of its own
-    {"generate": _generate, "score": _score, "sft": _train}[work.task](spec, work, memory)
+    tasks = {"generate": _generate, "score": _score, "sft": _train, "split": _split}
+    tasks[work.task](spec, work, memory)
     return memory
 
 
@@ -75,6 +79,31 @@ def _score(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
     logits = run.new(rows * spec.vocab_size, run.compute_bytes, LOGITS)
     wide = run.new(rows * spec.vocab_size, 4, LOGITS)
     run.drop(hidden, targets, logits, wide, *([head] if head else []))
+
+
+def _split(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
+    """A first estimate of `sixgig split`, from what each stage must hold; no measured run stands behind it.
+
+    Calibration: the hidden states of every text between two layers, one layer's second moments for both sets
+    of texts, and in fp64 what solving for the filter takes. Then the fits: a training pass over two windows
+    whose weights are frozen, with the dense Base beside the whole weights.
+    """
+    windows = SPLIT_CALIBRATION_WINDOWS + SPLIT_PRIVATE_WINDOWS
+    hidden = memory.hold(4 * windows * work.context * spec.hidden_size, "activations")
+    width = spec.intermediate_size
+    inputs = (spec.hidden_size, spec.num_heads * spec.head_dim, spec.hidden_size, width)
+    moments = memory.hold(2 * 4 * sum(size**2 for size in inputs), "second moments")
+    solving = memory.hold(4 * 8 * width**2, "second moments")
+    memory.drop(hidden, moments, solving)
+    dense = memory.hold(2 * spec.num_linear_parameters, "dense Base")
+    as_training = replace(work, task="sft", bits=32, batch=2, training=Training())
+    run = TrainingPass(spec, as_training, memory, batch=2, length=work.context, training=True)
+    h, *angles = run.embed()
+    for index in range(spec.num_layers):
+        h, before = run.layer(index, h), h
+        run.drop(before)
+    rows = memory.hold(10 * 2 * work.context * spec.vocab_size, LOGITS)
+    memory.drop(h, *angles, rows, dense)
 
 
 def _train(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
@@ -195,7 +224,8 @@ def _chunked_loss(run: TrainingPass, hidden: Block) -> tuple[Block, Block | None
             gradient = part
         else:
             run.drop(part)
-    assert gradient is not None and total is not None
+    assert gradient is not None
+    assert total is not None
     run.drop(hidden)
     if run.autocast:
         total, narrow = run.new(num_weights, 4, GRADIENTS), total

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..catalogue import ModelSpec
 from .allocator import Allocator
 from .workload import Workload
@@ -12,6 +14,8 @@ EMBEDDING, HEAD, SMALL = "embedding", "output head", "norms, biases, routers"
 
 def hold_weights(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
     """Every tensor of the model that lives on the device, in its place for good."""
+    if work.task == "split":
+        work = replace(work, bits=32)  # the model is whole while it is split; the Base leaves the device
     width = 4 if work.bits == 32 else 2
     for tensor in spec.tensors():
         num_values = 1
