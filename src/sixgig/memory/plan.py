@@ -21,10 +21,11 @@ from .ledger import Line, MemoryPlan, Tried, ram_margin_bytes
 from .outside import FRAGMENTS_SHARE, MARGIN_STOPS_AT_BYTES, Outside, outside
 from .programs import WORKSPACE, simulate
 from .speed import max_tokens_per_second
-from .weights import EMBEDDING, EXPERTS, device_weight_bytes, experts_bytes
+from .weights import EMBEDDING, EXPERTS, experts_bytes, least_device_bytes
 from .workload import Workload
 
 _CARD_STEP_BYTES = 256 * MIB  # cards are named in steps no finer than this
+_PLENTY_BYTES = 2**44
 HEAP_HOLES = 0.4  # what a C library's heap holds beside short-lived tensors, as a share of them
 LIBRARIES_BYTES = 500 * MIB  # resident memory of Python, torch and transformers
 
@@ -100,9 +101,9 @@ class _Place:
         around = self._outside(work)
         limit_bytes = around.limit_bytes(self.card)
         beside = self.card.total_bytes - limit_bytes
-        weights = device_weight_bytes(self.spec, work)
-        if weights > limit_bytes:
-            return _Found(fits=False, device_bytes=weights + beside, ram_bytes=ram)
+        least = least_device_bytes(self.spec, work)
+        if least > limit_bytes:
+            return _Found(fits=False, device_bytes=least + beside, ram_bytes=ram)
         try:
             memory = self._simulate(work, limit_bytes)
         except SimulatedOutOfMemory:
@@ -281,6 +282,7 @@ def _what_would_fit(spec: ModelSpec, wishes: Wishes, card: Card | None, ram_byte
         size_bytes = _smallest_card_bytes(spec, wishes, card)
         if found(wishes, on=replace(card, name="", total_bytes=size_bytes)):
             answers.append(f"a card of {format_bytes(size_bytes)}")
+    answers += _more_ram(spec, wishes, card, ram_bytes)
     smaller = (model for model in all_models() if model.num_parameters < spec.num_parameters)
     for model in sorted(smaller, key=lambda model: -model.num_parameters):
         if (wishes.task != "sft" or not model.num_experts) and found(wishes, model):
@@ -288,17 +290,31 @@ def _what_would_fit(spec: ModelSpec, wishes: Wishes, card: Card | None, ram_byte
     return tuple(answers)
 
 
+def _more_ram(spec: ModelSpec, wishes: Wishes, card: Card | None, ram_bytes: int) -> list[str]:
+    """The processor's memory with which it fits, where that alone is too small."""
+    plenty = first_that_fits(spec, wishes, card=card, ram_bytes=_PLENTY_BYTES)
+    if not plenty.fits:
+        return []
+    # The margin is 1 GiB and 5% of the memory, so the memory solves ram = lines + 1 GiB + 5% ram.
+    lines = plenty.ram_peak_bytes - ram_margin_bytes(_PLENTY_BYTES)
+    needed = int((lines + ram_margin_bytes(0)) / 0.95)
+    if needed <= ram_bytes:
+        return []
+    return [f"{format_bytes(needed // _CARD_STEP_BYTES * _CARD_STEP_BYTES + _CARD_STEP_BYTES)} of memory"]
+
+
 def _weights_fit(spec: ModelSpec, wishes: Wishes, card: Card | None) -> bool:
     """Whether any candidate's weights alone leave room: else no smaller context or batch can help."""
     if card is None:
         return True
     limit_bytes = outside(card, training=wishes.task == "sft").limit_bytes(card)
-    return any(device_weight_bytes(spec, work) < limit_bytes for work in candidates(spec, wishes))
+    return any(least_device_bytes(spec, work) < limit_bytes for work in candidates(spec, wishes))
 
 
 def _smallest_card_bytes(spec: ModelSpec, wishes: Wishes, card: Card) -> int:
-    """A card on which the candidate with the fewest weights runs, up to the next quarter of a GiB."""
-    work = min(candidates(spec, wishes), key=lambda work: device_weight_bytes(spec, work))
+    """A card on which the candidate that takes the least runs, up to the next quarter of a GiB."""
+    # The last of equals, since what saves activations comes later in the list.
+    work = min(reversed(list(candidates(spec, wishes))), key=lambda work: least_device_bytes(spec, work))
     around = outside(card, training=work.task == "sft")
     memory = simulate(spec, work, workspace_bytes=around.workspace_bytes)
     needed = memory.peak_reserved_bytes + around.context_bytes + around.kernels_bytes

@@ -39,11 +39,11 @@ def hold_weights(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
         _hold_packed((spec.vocab_size, spec.hidden_size), work.head_bits, work.group_size, HEAD, memory)
 
 
-def device_weight_bytes(spec: ModelSpec, work: Workload) -> int:
-    """All of `hold_weights` together."""
+def least_device_bytes(spec: ModelSpec, work: Workload) -> int:
+    """What no run can do without: all of `hold_weights`, and in training AdamW's two moments of each weight."""
     memory = Allocator()
     hold_weights(spec, work, memory)
-    return memory.allocated_bytes
+    return memory.allocated_bytes * (3 if work.task == "sft" else 1)
 
 
 def experts_bytes(spec: ModelSpec, work: Workload) -> int:
