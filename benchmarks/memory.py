@@ -1,7 +1,8 @@
 """Measures what runs take of a GPU's memory, holds the planner's predictions against it, writes a receipt.
 
 python benchmarks/memory.py                  on a GPU: every configuration of memory_configs, each in a
-                                             process of its own; then those near a small card's limit, under that limit
+                                             process of its own; then those near a small card's
+                                             limit, under that limit
 python benchmarks/memory.py --from RAW.json  a receipt of measurements that are there already, with the
                                              predictions of the code as it is
 python benchmarks/memory.py --tiny           two layers of each model, to try the programs on any machine

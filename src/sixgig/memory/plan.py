@@ -292,11 +292,12 @@ def _what_would_fit(spec: ModelSpec, wishes: Wishes, card: Card | None, ram_byte
 
 def _more_ram(spec: ModelSpec, wishes: Wishes, card: Card | None, ram_bytes: int) -> list[str]:
     """The processor's memory with which it fits, where that alone is too small."""
-    plenty = first_that_fits(spec, wishes, card=card, ram_bytes=_PLENTY_BYTES)
-    if not plenty.fits:
+    place = _Place(spec, card, _PLENTY_BYTES)
+    found = [look for work in candidates(spec, wishes) if (look := place.look(work)).fits]
+    if not found:
         return []
     # The margin is 1 GiB and 5% of the memory, so the memory solves ram = lines + 1 GiB + 5% ram.
-    lines = plenty.ram_peak_bytes - ram_margin_bytes(_PLENTY_BYTES)
+    lines = min(look.ram_bytes for look in found) - ram_margin_bytes(_PLENTY_BYTES)
     needed = int((lines + ram_margin_bytes(0)) / 0.95)
     if needed <= ram_bytes:
         return []

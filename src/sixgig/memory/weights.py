@@ -40,7 +40,7 @@ def hold_weights(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
 
 
 def least_device_bytes(spec: ModelSpec, work: Workload) -> int:
-    """What no run can do without: all of `hold_weights`, and in training AdamW's two moments of each weight."""
+    """What no run can do without: `hold_weights`, and in training AdamW's two moments of each weight."""
     memory = Allocator()
     hold_weights(spec, work, memory)
     return memory.allocated_bytes * (3 if work.task == "sft" else 1)
