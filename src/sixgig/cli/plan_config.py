@@ -23,7 +23,7 @@ class Asked:
     model: str
     vram: str | None
     ram: str | None
-    bits: int
+    bits: int | None
     context: int
     notes: tuple[str, ...] = ()
 
@@ -36,7 +36,7 @@ def asked_for(
     model: str | None,
     vram: str | None,
     ram: str | None,
-    bits: int,
+    bits: int | None,
     context: int,
 ) -> Asked:
     """The arguments, with the file's values in place of those that were not typed.

@@ -16,9 +16,9 @@ from ..errors import InputError
 from ..files import sha256_file, sweep_orphans
 from ..hardware import Hardware, probe
 from ..load.fetch import find_model, model_folder
-from ..memory import plan
+from ..memory import Wishes, plan
 from ..units import format_bytes
-from .common import Json, print_json, print_table, say
+from .common import Json, chosen_card, print_json, print_table, say
 from .device import Device, choose_device
 from .split_choice import Choice, PublicText, choose, read_public
 
@@ -125,14 +125,11 @@ def split(
 
 
 def _check_fits(spec: ModelSpec, choice: Choice, device: str, hardware: Hardware) -> None:
-    card_bytes = max((gpu.total_bytes for gpu in hardware.gpus), default=None) if device == "cuda" else None
     plan(
         spec,
-        "split",
-        device_bytes=card_bytes,
+        Wishes(task="split", bits=choice.quantize.bits, context=choice.settings.window_tokens),
+        card=chosen_card(None, hardware) if device == "cuda" else None,
         ram_bytes=hardware.ram_bytes,
-        bits=choice.quantize.bits,
-        context=choice.settings.window_tokens,
     )
 
 

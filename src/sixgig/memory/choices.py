@@ -146,13 +146,13 @@ def described(spec: ModelSpec, work: Workload) -> str:
         return ", ".join(words)
     words = [f"{work.bits} bits"]
     if work.bits < 16:
-        words[0] += f" in groups of {work.group_size}"
+        words[0] += f" (groups of {work.group_size})"
     if work.task == "split":
         return words[0]
     if work.head_bits != 16 or work.bits < 16:
-        words.append(f"output head {work.head_bits} bits")
+        words.append(f"head {work.head_bits} bits")
     if work.embedding_place == "cpu":
-        words.append("embedding in the processor's memory")
+        words.append("embedding in RAM")
     if work.experts_place == "cpu":
-        words.append("routed experts in the processor's memory")
+        words.append("routed experts in RAM")
     return ", ".join(words)
