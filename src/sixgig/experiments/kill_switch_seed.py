@@ -19,6 +19,7 @@ from ..evaluate.observation import Look, Observation, Observer
 from ..hardware import peak_rss_bytes
 from ..layers.split_linear import set_alpha
 from ..load.loaded import LoadedModel
+from ..memory.ladder import Fallbacks
 from ..report.store import RunDirectory
 from ..transform.network import install_dense, install_split
 from ..transform.plant import plant
@@ -58,6 +59,10 @@ class SeedRun:
         self.groups: dict[str, list[Canary]] = {}
         for canary in families_in_turn(self.canaries):
             self.groups.setdefault(canary.group, []).append(canary)
+        self.fallbacks = Fallbacks(
+            self._announce, self.run.log, device=self.loaded.device, folder=self.run.path
+        )
+        self.observer.fallbacks = self.fallbacks
         self.looks = Looks(self.config, self.loaded, self.canaries, self.texts.test, self.seed)
         self._files = WorkFiles(self.run.work_path / f"seed{self.seed}")
         self.weights = SeedWeights(self.config, self.loaded, self._files, self.layer_names)
@@ -68,7 +73,7 @@ class SeedRun:
             texts=self.texts,
             weights=self.weights,
             after_step=self._step_progress,
-            announce=self._announce,
+            fallbacks=self.fallbacks,
         )
 
     # ---- the stages, in order ------------------------------------------------------------------------
@@ -127,7 +132,7 @@ class SeedRun:
             kept = self.run.load_stage(key)
             if kept is None:
                 started = time.monotonic()
-                value = work() | {"files": self._files.digests()}
+                value = self.fallbacks.stage(key, work) | {"files": self._files.digests()}
                 value |= {"seconds": time.monotonic() - started, **self._peaks_now()}
                 kept = self.run.save_stage(key, value)
                 self.progress.end()
@@ -169,7 +174,7 @@ class SeedRun:
             self.config.plant(),
             seed=self.seed,
             after_step=self._step_progress,
-            announce=self._announce,
+            fallbacks=self.fallbacks,
         )
         self.weights.save_dense("planted")
         return {"num_steps": steps}
@@ -185,7 +190,7 @@ class SeedRun:
             seed=self.seed,
             num_steps=self._plant_steps(),
             after_step=self._step_progress,
-            announce=self._announce,
+            fallbacks=self.fallbacks,
         )
         self.weights.save_dense("reference")
         return {"num_steps": steps}
@@ -254,7 +259,12 @@ class SeedRun:
             )
 
         relearn(
-            self.loaded, self.weights.bases(arm), texts, self.config.relearn(), look, announce=self._announce
+            self.loaded,
+            self.weights.bases(arm),
+            texts,
+            self.config.relearn(),
+            look,
+            fallbacks=self.fallbacks,
         )
         return seen
 
