@@ -49,6 +49,7 @@ def run_kill_switch(
     hardware: Hardware,
     plan: Mapping[str, Any],
     quiet: bool = False,
+    memory_text: Callable[[], str] = lambda: "",
 ) -> tuple[Result, list[dict[str, Any]]]:
     """Runs (or goes on with) the experiment in `run`; returns the result and the per-example samples."""
     fallbacks = Fallbacks(_told(run, quiet), run.log, device=device, folder=run.path)
@@ -72,7 +73,7 @@ def run_kill_switch(
         )
         seeds.append(one)
         weights |= {f"seed{seed}-{name}": weight for name, (weight, _) in one.stages().items()}
-    with RunProgress(weights, quiet=quiet) as progress:
+    with RunProgress(weights, quiet=quiet, memory=memory_text) as progress:
         for one in seeds:
             one.progress = progress
             one.go()

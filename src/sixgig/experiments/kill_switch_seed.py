@@ -20,6 +20,8 @@ from ..hardware import peak_rss_bytes
 from ..layers.split_linear import set_alpha
 from ..load.loaded import LoadedModel
 from ..memory.ladder import Fallbacks
+from ..memory.readings import used_share
+from ..memory.spill import SpillWatch, spills_silently
 from ..report.store import RunDirectory
 from ..transform.network import install_dense, install_split
 from ..transform.plant import plant
@@ -63,6 +65,12 @@ class SeedRun:
             self._announce, self.run.log, device=self.loaded.device, folder=self.run.path
         )
         self.observer.fallbacks = self.fallbacks
+        device = self.loaded.device
+        self._spill_watch = SpillWatch(
+            self._announce,
+            lambda: used_share(device),
+            may_spill=device.type == "cuda" and spills_silently(),
+        )
         self.looks = Looks(self.config, self.loaded, self.canaries, self.texts.test, self.seed)
         self._files = WorkFiles(self.run.work_path / f"seed{self.seed}")
         self.weights = SeedWeights(self.config, self.loaded, self._files, self.layer_names)
@@ -323,6 +331,7 @@ class SeedRun:
         return {"observations": [observation.to_json_value() for observation in observations]}
 
     def _step_progress(self, step: int, num_steps: int, loss: float) -> None:
+        self._spill_watch.step(step)
         self.progress.at((step + 1) / num_steps)
         self.run.log("step", step=step + 1, num_steps=num_steps, loss=round(loss, 5))
 

@@ -88,3 +88,9 @@ def read_peak(device: torch.device) -> Peak:
         allocated_bytes=torch.cuda.max_memory_allocated(device),
         reserved_bytes=torch.cuda.max_memory_reserved(device),
     )
+
+
+def used_share(device: torch.device) -> float:
+    """The share of the card that is in use, by anyone (0 to 1); 0 on a CPU."""
+    reading = read_memory(device)
+    return (reading.device_used_bytes or 0) / (reading.device_total_bytes or 1)

@@ -176,7 +176,7 @@ class _Update:
         """
         device = self._parameters[0].device
         sizes = [parameter.numel() for parameter in self._parameters]
-        block = torch.zeros(2, sum(sizes), device=device)
+        block = torch.zeros(2, sum(sizes), device=device, dtype=self._parameters[0].dtype)
         means, squares = (moments.split(sizes) for moments in block)
         for number, (parameter, mean, square) in enumerate(
             zip(self._parameters, means, squares, strict=True)
