@@ -92,8 +92,8 @@ def minimise(
 
     Raises:
         NumericalError naming `what` and the step when the loss is NaN or Inf; the step is not taken.
-        OutOfSpaceError when no move is left. TornStepError when a step on a CPU was torn: `parameters` are
-        then of no use.
+        OutOfSpaceError when no move is left. TornStepError when a step was torn: `parameters` are then of no
+        use, and whoever has what they were made from begins again (`Fallbacks.stage`).
     """
     device = parameters[0].device
     fallbacks = fallbacks or Fallbacks(announce, device=device)
@@ -165,7 +165,7 @@ class _Update:
             for group in groups
         ]
         self._make_moments()
-        self._versions: list[tuple[int, int]] = []
+        self._has_stepped = False
 
     def _make_moments(self) -> None:
         """AdamW's moments, all 0, as views of one block.
@@ -192,30 +192,21 @@ class _Update:
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self._schedule.rate(step)
-        self._versions = [(parameter._version, count._version) for parameter, count in self._counted()]
+        self._has_stepped = False
 
     def undo(self) -> None:
         """Brings everything to where `begin` found it, after a pass that failed.
 
         Raises:
-            TornStepError when a parameter has taken its step already.
+            TornStepError when a parameter has taken its step already, or may have.
         """
         for parameter in self._parameters:
             parameter.grad = None
-        for (parameter, count), (version, count_version) in zip(self._counted(), self._versions, strict=True):
-            if parameter._version != version:
-                raise TornStepError(
-                    "memory ran out when some weights had taken a step of training and others had not",
-                    todo="run the same command again with --resume, or with a smaller model or batch",
-                )
-            if count._version != count_version:  # AdamW counts a step before it takes it
-                count.sub_(1)
-
-    def _counted(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        """Each parameter with AdamW's count of its steps."""
-        for number, parameter in enumerate(self._parameters):
-            state = self._optimizers[number % len(self._optimizers)].state[parameter]
-            yield parameter, state["step"]
+        if self._has_stepped:
+            raise TornStepError(
+                "memory ran out when some weights had taken a step of training and others had not",
+                todo="run the same command again with --resume, or with a smaller model or batch",
+            )
 
     def last_backward(self, loss: Tensor) -> None:
         """The step's last backward pass, and the step."""
@@ -243,6 +234,9 @@ class _Update:
                     # As torch's clip_grad_norm_, without waiting for the device to answer.
                     size = torch.linalg.vector_norm(parameter.grad)
                     parameter.grad.mul_((self._limit / (size + 1e-6)).clamp(max=1.0))
+        # From here on nothing can be taken back. Versions of tensors do not tell how far it came: the fused
+        # AdamW changes parameters without a new one.
+        self._has_stepped = True
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
