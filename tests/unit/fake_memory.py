@@ -35,21 +35,23 @@ def every_form() -> list[Exception]:
 class FailingAt(TorchDispatchMode):
     """The `at`-th operation that makes a tensor (from 0) raises `error`, once; None: none does.
 
-    `num_operations` counts them. AdamW's own operations, which make none, count too: torn steps are what
+    `lasting`: so do all that come after it. `num_operations` counts them. AdamW's own operations, which make none, count too: torn steps are what
     would hurt most.
     """
 
-    def __init__(self, at: int | None = None, error: Exception | None = None) -> None:
+    def __init__(
+        self, at: int | None = None, error: Exception | None = None, *, lasting: bool = False
+    ) -> None:
         super().__init__()
         self.num_operations = 0
-        self._at = at
+        self._at, self._lasting = at, lasting
         self._error = error or torch.OutOfMemoryError("invented: no memory left")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         makes = any(part.alias_info is None for part in func._schema.returns)
         if makes or "adam" in str(func) or "foreach" in str(func):
-            self.num_operations += 1
-            if self.num_operations - 1 == self._at:
+            number, self.num_operations = self.num_operations, self.num_operations + 1
+            if number == self._at or (self._lasting and self._at is not None and number > self._at):
                 raise self._error
         return func(*args, **(kwargs or {}))
 
