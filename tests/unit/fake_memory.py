@@ -35,8 +35,8 @@ def every_form() -> list[Exception]:
 class FailingAt(TorchDispatchMode):
     """The `at`-th operation that makes a tensor (from 0) raises `error`, once; None: none does.
 
-    `lasting`: so do all that come after it. `num_operations` counts them. AdamW's own operations, which make none, count too: torn steps are what
-    would hurt most.
+    `lasting`: so do all that come after it. `num_operations` counts them. AdamW's own operations, which make
+    none, count too: torn steps are what would hurt most.
     """
 
     def __init__(
@@ -48,12 +48,19 @@ class FailingAt(TorchDispatchMode):
         self._error = error or torch.OutOfMemoryError("invented: no memory left")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        makes = any(part.alias_info is None for part in func._schema.returns)
-        if makes or "adam" in str(func) or "foreach" in str(func):
-            number, self.num_operations = self.num_operations, self.num_operations + 1
-            if number == self._at or (self._lasting and self._at is not None and number > self._at):
-                raise self._error
-        return func(*args, **(kwargs or {}))
+        if "adam" in str(func) or "foreach" in str(func):
+            self._count()
+        result = func(*args, **(kwargs or {}))
+        # What returns part of its input has no memory of its own; an empty tensor cannot fail to get any.
+        is_new = any(part.alias_info is None for part in func._schema.returns)
+        if is_new and any(tensor.numel() for tensor in _tensors(result)):
+            self._count()
+        return result
+
+    def _count(self) -> None:
+        number, self.num_operations = self.num_operations, self.num_operations + 1
+        if number == self._at or (self._lasting and self._at is not None and number > self._at):
+            raise self._error
 
 
 class Limited(TorchDispatchMode):
