@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> FakeCard:
         "reset_peak_memory_stats": lambda device: None,
         "set_per_process_memory_fraction": lambda share, device: fake.fractions.append(share),
         "current_device": lambda: 0,
+        "init": lambda: None,
     }
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, answer)
@@ -185,20 +186,13 @@ def test_a_line_is_written_for_a_change_and_not_for_every_sample(
     with Governor(CARD, log=run.log, interval_seconds=0.001):
         wait_for(lambda: len(taken) > 20)
         assert len(samples(run)) == 1
-        current[0] = Reading(
-            resident_bytes=GIB + GIB // 200,
-            allocated_bytes=1000,
-            device_used_bytes=GIB,
-            device_total_bytes=2 * GIB,
-        )
+        current[0] = replace(fixed, resident_bytes=GIB + GIB // 200)
         wait_for(lambda: len(samples(run)) == 2)  # under 1%, but a new peak
         current[0] = fixed
         seen = len(taken)
         wait_for(lambda: len(taken) > seen + 20)
         assert len(samples(run)) == 2
-        current[0] = Reading(
-            resident_bytes=GIB, allocated_bytes=1020, device_used_bytes=GIB, device_total_bytes=2 * GIB
-        )
+        current[0] = replace(fixed, allocated_bytes=1020)
         wait_for(lambda: len(samples(run)) == 3)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from fake_memory import FailingAt, every_form
 from tiny_model import tiny_folder
 
 from sixgig.cli.main import run
+from sixgig.experiments import kill_switch
+from sixgig.experiments.progress import RunProgress
 from sixgig.memory import ladder as ladders
 from sixgig.report.schema import Result
 
@@ -40,9 +43,17 @@ SETTINGS = {
     "rank": 2,
     "fit_steps": 1,
 }
-# Where among a run's operations one fails: loading, looking, planting, splitting, fitting, attacking, the
-# answers of the examples. Each with another form of error.
-MOMENTS = (0.0001, 0.01, 0.05, 0.12, 0.2, 0.35, 0.55, 0.9)
+# The stages in whose midst an operation fails, and what then is done: each kind of work once.
+ANSWERS = {
+    "loading": "begun again",
+    "seed0-original": "batches of 1024 tokens",
+    "seed0-plant": "in 2 pieces",
+    "seed0-split": "batches of 1024 positions",
+    "seed0-restore-wiener": "in 2 pieces",
+    "seed0-look-wiener": "batches of 1024 tokens",
+    "seed0-relearn-wiener": "",  # a step or a look within it
+    "examples": "2 prompts at once",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -78,15 +89,41 @@ def events_of(folder: Path, name: str) -> list[dict[str, Any]]:
     return [event for event in map(json.loads, lines) if event["event"] == name]
 
 
+@dataclass(frozen=True)
+class Whole:
+    """The result of a run that nothing disturbed, and each stage's first operation."""
+
+    result: Result
+    first: dict[str, int]
+
+    def middle(self, stage: str) -> int:
+        names = list(self.first)
+        begin, end = (self.first[names[names.index(stage) + more]] for more in (0, 1))
+        return (begin + end) // 2
+
+
 @pytest.fixture(scope="module")
-def whole(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, int]:
-    """The result of a run that nothing disturbed, and its number of operations."""
+def whole(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     out, counting = tmp_path_factory.mktemp("whole"), FailingAt()
+    first = {"loading": 0}
+    begin, answers = RunProgress.begin, kill_switch._answers
+
+    def noted_begin(progress: RunProgress, stage: str) -> None:
+        first[stage] = counting.num_operations
+        begin(progress, stage)
+
+    def noted_answers(*arguments: Any) -> Any:
+        first["examples"] = counting.num_operations
+        return answers(*arguments)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("SIXGIG_DATA", raising=False)
+        patch.setattr(RunProgress, "begin", noted_begin)
+        patch.setattr(kill_switch, "_answers", noted_answers)
         with counting:
             assert run(arguments_for(tiny, out)) in (0, 1)
-    return Result.read(only_run(out) / "result.json"), counting.num_operations
+    first["end"] = counting.num_operations
+    return Whole(Result.read(only_run(out) / "result.json"), first)
 
 
 def assert_same_scores(got: Result, expected: Result) -> None:
@@ -103,22 +140,20 @@ def assert_same_scores(got: Result, expected: Result) -> None:
         assert one.value == pytest.approx(other.value, rel=2e-2, abs=2e-3), place
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_fault_anywhere_in_a_run_is_told_and_changes_no_score(
-    moment: float, tiny: Path, whole: tuple[Result, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("stage", ANSWERS)
+def test_a_fault_in_any_stage_is_answered_and_told_and_changes_no_score(
+    stage: str, tiny: Path, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ladders, "give_back", lambda: None)  # in a test's large heap collecting takes seconds
-    expected, num_operations = whole
-    forms = every_form()
-    fault = FailingAt(round(moment * num_operations), forms[MOMENTS.index(moment) % len(forms)])
-    with fault:
+    error = every_form()[list(ANSWERS).index(stage) % len(every_form())]
+    with FailingAt(whole.middle(stage), error):
         assert run(arguments_for(tiny, tmp_path / "runs")) in (0, 1)
     folder = only_run(tmp_path / "runs")
     result = Result.read(folder / "result.json")
     assert result.status == "complete"
-    assert_same_scores(result, expected)
+    assert_same_scores(result, whole.result)
     (event,) = events_of(folder, "out_of_memory")
-    assert event["move"]
+    assert ANSWERS[stage] in event["move"]
     assert event["resident_bytes"] > 0
     assert any("out of memory while" in warning for warning in result.warnings)
     assert "out of memory while" in (folder / "report.html").read_text(encoding="utf-8")
@@ -126,15 +161,14 @@ def test_a_fault_anywhere_in_a_run_is_told_and_changes_no_score(
 
 def test_memory_that_never_comes_back_is_status_3_and_a_resume_goes_on_from_the_stages_before(
     tiny: Path,
-    whole: tuple[Result, int],
+    whole: Whole,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(ladders, "give_back", lambda: None)
-    expected, num_operations = whole
     out = tmp_path / "runs"
-    with FailingAt(round(0.2 * num_operations), lasting=True):
+    with FailingAt(whole.middle("seed0-split"), lasting=True):
         assert run(arguments_for(tiny, out)) == 3
     shown = capsys.readouterr().err
     assert "too small" in shown
@@ -144,4 +178,4 @@ def test_memory_that_never_comes_back_is_status_3_and_a_resume_goes_on_from_the_
     assert run(arguments_for(tiny, out, "--resume")) in (0, 1)
     folder = only_run(out)
     assert all((folder / "stages" / name).read_bytes() == content for name, content in kept.items())
-    assert_same_scores(Result.read(folder / "result.json"), expected)
+    assert_same_scores(Result.read(folder / "result.json"), whole.result)

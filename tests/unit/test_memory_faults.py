@@ -27,12 +27,12 @@ from sixgig.evaluate.observation import Look, Observation, Observer
 from sixgig.evaluate.scoring import Continuations, score_continuations
 from sixgig.memory import ladder as ladders
 from sixgig.memory.ladder import Fallbacks, fixed
-from sixgig.transform import training
+from sixgig.transform import thrift, training
 from sixgig.transform.plant import PlantConfig, plant
 from sixgig.transform.training import Schedule, minimise
 
 WEIGHTS = {"rtol": 0.0, "atol": 1e-12}  # of a rate of 1e-3: rounding of double precision, a few steps long
-STEP = 13  # every 13th operation fails in turn: a prime, so that no rhythm of the layers is followed
+STEP = 23  # every 23rd operation fails in turn: a prime, so that no rhythm of the layers is followed
 
 
 @pytest.fixture(autouse=True)
@@ -245,7 +245,7 @@ def test_computing_activations_twice_changes_no_bit_and_is_switched_off_again() 
     for is_on in (False, True):
         weight = layers[0].mlp.up_proj.weight.requires_grad_()
         weight.grad = None
-        with training._recomputing(is_on):
+        with thrift.recomputing(is_on):
             training.weighted_nll_sum(loaded, batch)[0].backward()
         gradients.append(weight.grad.clone())
         assert all("forward" not in vars(layer) for layer in layers)

@@ -107,6 +107,7 @@ class Governor:
     def _prepare_card(self) -> None:
         import torch
 
+        torch.cuda.init()  # the allocator has no counters before
         if self._device.index is None:
             self._device = torch.device("cuda", torch.cuda.current_device())
         torch.cuda.reset_peak_memory_stats(self._device)

@@ -27,6 +27,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MAX_RESTARTS = 2  # of a stage that ran out of memory where no ladder stands
+MAX_TORN = 16  # restarts after torn steps; each comes down a rung, and no ladder here has so many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +82,13 @@ class Fallbacks:
             says=lambda count: f"this stage is begun again ({count} of {MAX_RESTARTS} times)",
         )
         ladder = self.ladder(name, 0, [again])
-        while True:
+        for _ in range(MAX_TORN):
             try:
                 return ladder.run(lambda _: work())
             except TornStepError as error:
                 self.announce(f"{name} is begun again: {error.problem}")
             give_back()
+        return ladder.run(lambda _: work())
 
     def read(self) -> Reading:
         import torch

@@ -6,42 +6,24 @@ fp32 parameters, bf16 autocast, AdamW. Weights of tied embeddings and norms are 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.checkpoint import checkpoint
 
 from ..data.batches import TokenBatch, TokenSequence, collate
 from ..errors import NumericalError, TornStepError
 from ..load.loaded import LoadedModel
-from ..memory.ladder import Fallbacks, Ladder, Move
-from ..numerics.likelihood import at_most_rows, default_chunk_rows, token_nll
+from ..memory.ladder import Fallbacks, Ladder
+from ..numerics.likelihood import at_most_rows, token_nll
+from .thrift import Losses, Thrift, TrainingMoves, checkpointed, is_recomputing, recomputing
 
 T = TypeVar("T")
-
-Losses = Callable[[int, int], Iterable[Callable[[], Tensor]]]
-
-MAX_PIECES = 256  # a step cut finer than this holds single sequences in any use here
-FEWER_LOGIT_ROWS = (256, 64)  # held at a time, when memory has run out with single sequences
-
-_recompute: ContextVar[bool] = ContextVar("recompute", default=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Thrift:
-    """How a step is cut. `logit_rows` None: as many as usual. `recompute`: each decoder layer's activations
-    are let go and computed again in the backward pass (Chen et al. 2016, arXiv 1604.06174)."""
-
-    num_pieces: int = 1
-    logit_rows: int | None = None
-    recompute: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +79,7 @@ def minimise(
     """
     device = parameters[0].device
     fallbacks = fallbacks or Fallbacks(announce, device=device)
-    moves = _Moves(losses_at, device)
+    moves = TrainingMoves(losses_at, device)
     ladder = fallbacks.ladder(
         what, Thrift(), moves.all(), todo="use a smaller model, shorter windows, or --device cpu"
     )
@@ -108,41 +90,6 @@ def minimise(
         where = f"step {step + 1} of {schedule.num_steps}"
         value = _take_step(losses_at, step, update, ladder, what, where)
         after_step(step, value)
-
-
-class _Moves:
-    """What a step of training can give up, in order."""
-
-    def __init__(self, losses_at: Losses, device: torch.device) -> None:
-        self.step = 0
-        self._losses_at, self._device = losses_at, device
-
-    def all(self) -> list[Move[Thrift]]:
-        return [
-            Move(
-                lower=self._more_pieces,
-                says=lambda thrift: f"each step now runs in {thrift.num_pieces} pieces",
-            ),
-            Move(
-                lower=self._fewer_rows,
-                says=lambda thrift: (
-                    f"{thrift.num_pieces} pieces a step, {thrift.logit_rows} rows of logits each"
-                ),
-            ),
-            Move(
-                lower=lambda thrift: None if thrift.recompute else replace(thrift, recompute=True),
-                says=lambda thrift: "each layer's activations are now computed twice, not kept",
-            ),
-        ]
-
-    def _more_pieces(self, thrift: Thrift) -> Thrift | None:
-        now, finest = (len([*self._losses_at(self.step, n)]) for n in (thrift.num_pieces, MAX_PIECES))
-        return replace(thrift, num_pieces=2 * thrift.num_pieces) if now < finest else None
-
-    def _fewer_rows(self, thrift: Thrift) -> Thrift | None:
-        rows = thrift.logit_rows or default_chunk_rows(self._device)
-        fewer = [number for number in FEWER_LOGIT_ROWS if number < rows]
-        return replace(thrift, logit_rows=fewer[0]) if fewer else None
 
 
 class _Update:
@@ -245,7 +192,7 @@ def _take_step(
     losses_at: Losses, step: int, update: _Update, ladder: Ladder[Thrift], what: str, where: str
 ) -> float:
     def attempt(thrift: Thrift) -> float:
-        with at_most_rows(thrift.logit_rows), _recomputing(thrift.recompute):
+        with at_most_rows(thrift.logit_rows), recomputing(thrift.recompute):
             *others, last = losses_at(step, thrift.num_pieces)
             value = 0.0
             for piece in others:
@@ -283,35 +230,10 @@ def mixed_precision(device: torch.device) -> torch.autocast:
 
 def hidden_states(loaded: LoadedModel, batch: TokenBatch) -> Tensor:
     """Final hidden states [B, T, D], after the last norm, before the head."""
-    with _checkpointed(loaded) if _recompute.get() else nullcontext():
+    with checkpointed(loaded) if is_recomputing() else nullcontext():
         return loaded.network.base_model(
             input_ids=batch.ids_BT, attention_mask=batch.mask_BT, use_cache=False
         ).last_hidden_state
-
-
-@contextmanager
-def _recomputing(is_on: bool) -> Iterator[None]:
-    token = _recompute.set(is_on)
-    try:
-        yield
-    finally:
-        _recompute.reset(token)
-
-
-@contextmanager
-def _checkpointed(loaded: LoadedModel) -> Iterator[None]:
-    """Decoder layers that keep their inputs alone for the backward pass, as long as it lasts.
-
-    Not transformers' own switch, which works in its training mode only: what is fitted here is not in it.
-    """
-    layers = list(getattr(loaded.network.base_model, "layers", ()))
-    for layer in layers:
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward  # the class's own shows again
 
 
 def weighted_nll_sum(loaded: LoadedModel, batch: TokenBatch) -> tuple[Tensor, float]:
@@ -329,7 +251,7 @@ def quick_attention(batch: TokenBatch) -> AbstractContextManager[Any]:
 
     Not where layers are computed twice: the second time lies outside this choice, and both must be alike.
     """
-    if _recompute.get():
+    if is_recomputing():
         return nullcontext()
     if batch.ids_BT.device.type == "cpu" and batch.ids_BT.shape[1] <= 128:
         return sdpa_kernel(SDPBackend.MATH)
