@@ -8,6 +8,7 @@
     ├── NumericalError      NaN or Inf in weights, calibration or loss                 exit 2
     ├── DoesNotFitError     the plan says no                                           exit 1
     └── OutOfSpaceError     disk or memory ran out after every fallback                exit 3
+        └── TornStepError       in the midst of a step: its stage has to be begun again
 
 A message says what was expected, what was received, where, and what to do next.
 """
@@ -85,3 +86,10 @@ class OutOfSpaceError(SixgigError):
     """Disk or memory ran out and no fallback was left."""
 
     exit_status = 3
+
+
+class TornStepError(OutOfSpaceError):
+    """Memory ran out when a step of training had changed some weights and not others.
+
+    Nothing can go on from such weights; whoever has what the stage began with begins it again.
+    """

@@ -13,12 +13,13 @@ from ..experiments.run import EXPERIMENTS, Finished, Request, prepare
 from ..experiments.run import run as run_experiment
 from ..experiments.settings import as_plain, parse_words
 from ..files import read_text
-from ..units import format_bytes
+from ..units import format_bytes, parse_bytes
 from .common import Json, print_json, say
 
 EXAMPLES = (
     "sixgig run kill-switch",
     "sixgig run kill-switch --preset cpu -s seeds=0,1 -s bits=3",
+    "sixgig run kill-switch --vram 6GiB",
     "sixgig run kill-switch --resume",
     "sixgig run kill-switch --dry-run --json",
 )
@@ -32,6 +33,9 @@ def run(
     model: Annotated[str | None, typer.Option("--model", help="A model's name or folder.")] = None,
     device: Annotated[
         str | None, typer.Option("--device", help="cpu or cuda. Default: what is here.")
+    ] = None,
+    vram: Annotated[
+        str | None, typer.Option("--vram", help="Take no more of the GPU than this, as in 6GiB.")
     ] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="key=value; may be given many times.")
@@ -65,6 +69,7 @@ def run(
         out=out,
         resume=resume,
         quiet=json,
+        vram_bytes=None if vram is None else parse_bytes(vram),
     )
     if dry_run:
         _show_plan(request, json)

@@ -6,7 +6,7 @@ probe -> catalogue -> plan -> load -> experiment -> report
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..report.schema import Result
 from ..report.store import RunDirectory
 from ..units import format_bytes
 from .kill_switch_memory import peak_bytes
+from .run_memory import recorded_peak, with_memory
 from .settings import as_plain, changed
 
 EXPERIMENTS = {"kill-switch": "Plants secrets, splits the model, and shows what each part still knows."}
@@ -43,6 +44,7 @@ class Request:
     resume: bool = False
     cache_dir: Path | None = None
     quiet: bool = False
+    vram_bytes: int | None = None  # of the card, that the run may take; None: all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +76,14 @@ def prepare(request: Request) -> Prepared:
 
     hardware = probe(request.cache_dir)
     device = _device(request.device, hardware)
-    base = preset(request.preset or (choose_preset(hardware) if device == "cuda" else "cpu"))
+    card = _card(request.vram_bytes, device, hardware)
+    base = preset(request.preset or (choose_preset(card) if device == "cuda" else "cpu"))
     config = changed(base, request.settings, where="-s or --config")
     spec = find_model(config.model, cache_dir=request.cache_dir)
     require_splittable(spec)
     needed_bytes = peak_bytes(spec, config, device)
     if device == "cuda":
-        limit_bytes = usable_device_bytes(max(gpu.total_bytes for gpu in hardware.gpus))
+        limit_bytes = usable_device_bytes(max(gpu.total_bytes for gpu in card.gpus))
     else:
         limit_bytes = usable_ram_bytes(hardware.ram_bytes)
     if needed_bytes > limit_bytes:
@@ -100,6 +103,7 @@ def prepare(request: Request) -> Prepared:
             "peak_bytes": needed_bytes,
             "limit_bytes": limit_bytes,
             "fits": True,
+            "budget_bytes": request.vram_bytes,
             **_device_facts(device, hardware),
         },
         data_dir=request.data_dir or data_dir_from_environment(),
@@ -114,6 +118,7 @@ def run(request: Request) -> Finished:
         keep_few_kernels()
     import torch
 
+    from ..memory.governor import Governor
     from ..report import write_report
     from .kill_switch import run_kill_switch
 
@@ -127,15 +132,25 @@ def run(request: Request) -> Finished:
         else:
             # Here too, so that what a cut-off run leaves behind says where it comes from.
             directory.log("start", resumed=request.resume, provenance=asdict(provenance([], [])))
-            result, samples = run_kill_switch(
-                prepared.config,
-                directory,
-                folder=folder,
-                device=torch.device(prepared.device),
-                data_dir=prepared.data_dir,
-                hardware=prepared.hardware,
-                plan=prepared.plan,
-                quiet=request.quiet,
+            device = torch.device(prepared.device)
+            with Governor(device, budget_bytes=request.vram_bytes, log=directory.log) as governor:
+                result, samples = run_kill_switch(
+                    prepared.config,
+                    directory,
+                    folder=folder,
+                    device=device,
+                    data_dir=prepared.data_dir,
+                    hardware=prepared.hardware,
+                    plan=prepared.plan,
+                    quiet=request.quiet,
+                    memory_text=governor.text,
+                )
+            result = with_memory(
+                result,
+                recorded_peak(directory.events()).joined(governor.peak),
+                device=prepared.device,
+                budget_bytes=request.vram_bytes,
+                problem=governor.problem,
             )
             directory.finish(result, samples)
         return Finished(result=result, folder=directory.path, report=write_report(result, directory.path))
@@ -166,6 +181,27 @@ def _device_facts(device: str, hardware: Hardware) -> dict[str, Any]:
         return {"device_total_bytes": hardware.ram_bytes, "device_driver": None}
     card = max(hardware.gpus, key=lambda gpu: gpu.total_bytes)
     return {"device_total_bytes": card.total_bytes, "device_driver": card.driver}
+
+
+def _card(vram_bytes: int | None, device: str, hardware: Hardware) -> Hardware:
+    """The machine as the run may use it: no card larger than `vram_bytes`."""
+    if vram_bytes is None:
+        return hardware
+    if device != "cuda":
+        raise InputError(
+            "--vram holds a run on a GPU to a part of the card, and this run is on the CPU",
+            received=f"--vram {format_bytes(vram_bytes)}",
+            todo="leave --vram out; `sixgig plan MODEL --vram ...` plans for a card that is not here",
+        )
+    total_bytes = max(gpu.total_bytes for gpu in hardware.gpus)
+    if not 0 < vram_bytes <= total_bytes:
+        raise InputError(
+            "--vram must lie within the card",
+            expected=f"more than 0 and at most {format_bytes(total_bytes)}",
+            received=format_bytes(vram_bytes),
+        )
+    cards = tuple(replace(gpu, total_bytes=min(gpu.total_bytes, vram_bytes)) for gpu in hardware.gpus)
+    return replace(hardware, gpus=cards)
 
 
 def _device(asked: str | None, hardware: Hardware) -> str:
