@@ -203,9 +203,7 @@ class _Place:
             if (reason := why_not_split(self.spec)) is not None:
                 notes.append(reason)
         if work.task in ("generate", "score") and work.bits < 16:
-            notes.append(
-                "packed weights run through layers.packed_linear; no verb loads a model that way yet"
-            )
+            notes.append("packed weights run through layers.packed_linear, and no verb loads a model so yet")
         if work.experts_place == "cpu":
             notes.append("the routed experts stay in memory and travel to the card as needed: slower")
         if self.spec.num_experts and work.bits < 16:
