@@ -317,7 +317,7 @@ def _weights_fit(spec: ModelSpec, wishes: Wishes, card: Card | None) -> bool:
 def _smallest_card_bytes(spec: ModelSpec, wishes: Wishes, card: Card) -> int:
     """A card on which the candidate that takes the least runs, up to the next quarter of a GiB."""
     # The last of equals, since what saves activations comes later in the list.
-    work = min(reversed(list(candidates(spec, wishes))), key=lambda work: least_device_bytes(spec, work))
+    work = min(reversed(candidates(spec, wishes)), key=lambda work: least_device_bytes(spec, work))
     around = outside(card, training=work.task == "sft")
     memory = simulate(spec, work, workspace_bytes=around.workspace_bytes)
     needed = memory.peak_reserved_bytes + around.context_bytes + around.kernels_bytes
