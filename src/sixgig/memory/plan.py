@@ -137,6 +137,19 @@ class _Place:
             max_tokens_per_second=max_tokens_per_second(self.spec, work, self.card),
         )
 
+    def _mixture_note(self, work: Workload) -> str:
+        spec = self.spec
+        idle = spec.num_expert_parameters * (spec.num_experts - spec.num_experts_per_token)
+        active = spec.num_parameters - idle // spec.num_experts
+        return (
+            f"{spec.num_parameters / 1e9:.1f} B parameters in all, of which a token uses {active / 1e9:.1f} B: "
+            f"{self._stored_bytes(work) / 1e9:.1f} GB as stored"
+        )
+
+    def _stored_bytes(self, work: Workload) -> int:
+        together = replace(work, embedding_place="device", experts_place="device")
+        return least_device_bytes(self.spec, together)
+
     def _is_refused(self, work: Workload) -> bool:
         return work.task == "split" and why_not_split(self.spec) is not None
 
@@ -206,6 +219,8 @@ class _Place:
             notes.append("packed weights run through layers.packed_linear, and no verb loads a model so yet")
         if work.experts_place == "cpu":
             notes.append("the routed experts stay in memory and travel to the card as needed: slower")
+        if self.spec.num_experts:
+            notes.append(self._mixture_note(work))
         if self.spec.num_experts and work.bits < 16:
             notes.append(
                 "packed experts are planned from the size of their format; no measured run stands behind it"
@@ -227,7 +242,9 @@ def _because(spec: ModelSpec, work: Workload, kind: str) -> str:
     if kind == WORKSPACE:
         return "cuBLAS's own"
     if kind in ("linear layers", EXPERTS):
-        return f"{work.bytes_per_linear_weight * 8:g} bits a weight with scales"
+        scales = " with scales" if work.bits < 16 and work.task != "split" else ""
+        bits = 32 if work.task == "split" else work.bytes_per_linear_weight * 8
+        return f"{bits:g} bits a weight{scales}"
     if kind == EMBEDDING and spec.tied_embeddings and work.head_bits >= 16:
         return "also the output head"
     return ""
