@@ -142,8 +142,8 @@ class _Place:
         idle = spec.num_expert_parameters * (spec.num_experts - spec.num_experts_per_token)
         active = spec.num_parameters - idle // spec.num_experts
         return (
-            f"{spec.num_parameters / 1e9:.1f} B parameters in all, of which a token uses {active / 1e9:.1f} B: "
-            f"{self._stored_bytes(work) / 1e9:.1f} GB as stored"
+            f"{spec.num_parameters / 1e9:.1f} B parameters in all, of which a token uses {active / 1e9:.1f} B:"
+            f" {self._stored_bytes(work) / 1e9:.1f} GB as stored"
         )
 
     def _stored_bytes(self, work: Workload) -> int:
