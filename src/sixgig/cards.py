@@ -13,7 +13,8 @@ all of it: `sixgig doctor` measures the card that is there.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from .errors import InputError, UnknownNameError
 from .hardware import Gpu
@@ -162,6 +163,15 @@ def card_for(gpu: Gpu) -> Card | None:
         if is_near and _squeezed(gpu.name) in map(_squeezed, _full_names(card)):
             return card
     return None
+
+
+def largest_card(gpus: Sequence[Gpu]) -> Card | None:
+    """The largest GPU that is here, with its own memory and, where the table knows it, its bandwidth."""
+    if not gpus:
+        return None
+    gpu = max(gpus, key=lambda gpu: gpu.total_bytes)
+    known = card_for(gpu) or Card(name=gpu.name, total_bytes=0, compute_capability=gpu.compute_capability)
+    return replace(known, total_bytes=gpu.total_bytes)
 
 
 def _full_names(card: Card) -> tuple[str, ...]:

@@ -6,12 +6,11 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
-from ..cards import CARDS, Card, card_for, find_card
+from ..cards import CARDS, Card, find_card, largest_card
 from ..errors import InputError, UnknownNameError
 from ..hardware import Hardware
 from ..units import MIB, format_bytes, parse_bytes
@@ -50,11 +49,7 @@ def chosen_card(vram: str | None, hardware: Hardware) -> Card | None:
     """
     if vram is not None:
         return _asked_card(vram)
-    if not hardware.gpus:
-        return None
-    gpu = max(hardware.gpus, key=lambda gpu: gpu.total_bytes)
-    known = card_for(gpu) or Card(name=gpu.name, total_bytes=0, compute_capability=gpu.compute_capability)
-    return replace(known, total_bytes=gpu.total_bytes)
+    return largest_card(hardware.gpus)
 
 
 def _asked_card(text: str) -> Card | None:

@@ -106,8 +106,10 @@ def _show_choice(result: MemoryPlan) -> None:
     """What was chosen or came nearest, and what was looked at before it."""
     *passed, _ = result.tried if result.fits else (*result.tried, None)
     for other in passed:
-        size = f"would take {format_bytes(other.device_bytes)} of the card" if other.device_bytes else "no"
-        print(f"  not {other.settings}: {size}")
+        size = (
+            f": takes at least {format_bytes(other.device_bytes)} of the card" if other.device_bytes else ""
+        )
+        print(f"  not {other.settings}{size}")
     if not result.fits:
         print(f"It does not fit; the ledger is that of: {result.settings}.")
         return

@@ -260,7 +260,9 @@ def _example_prompts(seed: SeedRun) -> list[Canary]:
 
 
 @torch.no_grad()
-def _continued(loaded: LoadedModel, canaries: Sequence[Canary], fallbacks: Fallbacks) -> list[str]:
+def _continued(
+    loaded: LoadedModel, canaries: Sequence[Canary], fallbacks: Fallbacks | None = None
+) -> list[str]:
     """Each prompt's greedy continuation, two tokens longer than its secret; all go through together, padded
     on the left alike however few go at once."""
     prompts = [loaded.encode(canary.prefix) for canary in canaries]
@@ -272,7 +274,7 @@ def _continued(loaded: LoadedModel, canaries: Sequence[Canary], fallbacks: Fallb
         lower=lambda count: count // 2 if count > 1 else None,
         says=lambda count: f"{count} prompts at once now",
     )
-    ladder = fallbacks.ladder("answering", len(prompts), [fewer])
+    ladder = (fallbacks or Fallbacks()).ladder("answering", len(prompts), [fewer])
 
     def answered(start: int, count: int) -> list[list[int]]:
         some = slice(start, start + count)

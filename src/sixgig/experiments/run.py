@@ -5,18 +5,19 @@ probe -> catalogue -> plan -> load -> experiment -> report
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..catalogue import ModelSpec
-from ..catalogue.splitting import require_splittable
+from ..cards import largest_card
+from ..catalogue import ModelSpec, all_models
+from ..catalogue.splitting import require_splittable, why_not_split
 from ..data.corpora import data_dir_from_environment
 from ..errors import DoesNotFitError, InputError, NotAvailableError, UnknownNameError
 from ..hardware import Hardware, choose_preset, keep_few_kernels, probe
 from ..load.fetch import find_model, model_folder
-from ..memory import usable_device_bytes, usable_ram_bytes
+from ..memory import outside, usable_ram_bytes
 from ..provenance import provenance
 from ..report.schema import Result
 from ..report.store import RunDirectory
@@ -29,6 +30,7 @@ EXPERIMENTS = {"kill-switch": "Plants secrets, splits the model, and shows what 
 
 
 MAX_CPU_THREADS_BESIDE_GPU = 8
+AUTO = "auto"  # as a model's name: the largest that fits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,7 @@ class Prepared:
     spec: ModelSpec
     plan: dict[str, Any]
     data_dir: Path | None
+    notes: tuple[str, ...] = ()  # for people, before anything starts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,19 +82,21 @@ def prepare(request: Request) -> Prepared:
     card = _card(request.vram_bytes, device, hardware)
     base = preset(request.preset or (choose_preset(card) if device == "cuda" else "cpu"))
     config = changed(base, request.settings, where="-s or --config")
-    spec = find_model(config.model, cache_dir=request.cache_dir)
-    require_splittable(spec)
-    needed_bytes = peak_bytes(spec, config, device)
-    if device == "cuda":
-        limit_bytes = usable_device_bytes(max(gpu.total_bytes for gpu in card.gpus))
+    limit_bytes = _limit_bytes(device, card)
+    notes: tuple[str, ...] = ()
+    if config.model == AUTO:
+        spec, reason = choose_model(config, device, limit_bytes)
+        config, notes = replace(config, model=spec.name), (reason,)
     else:
-        limit_bytes = usable_ram_bytes(hardware.ram_bytes)
+        spec = find_model(config.model, cache_dir=request.cache_dir)
+        require_splittable(spec)
+    needed_bytes = peak_bytes(spec, config, device)
     if needed_bytes > limit_bytes:
         raise DoesNotFitError(
             f"{spec.name} does not fit for {request.experiment} on this {device} device",
             expected=f"at most {format_bytes(limit_bytes)}",
             received=f"it needs about {format_bytes(needed_bytes)}: fp32 weights, AdamW's moments, passes",
-            todo="take a smaller model: sixgig models",
+            todo="take a smaller model: -s model=auto takes the largest that fits",
         )
     return Prepared(
         config=config,
@@ -107,12 +112,47 @@ def prepare(request: Request) -> Prepared:
             **_device_facts(device, hardware),
         },
         data_dir=request.data_dir or data_dir_from_environment(),
+        notes=notes,
     )
 
 
-def run(request: Request) -> Finished:
+def choose_model(config: Any, device: str, limit_bytes: int) -> tuple[ModelSpec, str]:
+    """The largest model of the catalogue that can be split and whose run stays within `limit_bytes`, and why.
+
+    Of models of one size the first in the catalogue. Raises DoesNotFitError where not even the smallest does.
+    """
+    able = [spec for spec in all_models() if why_not_split(spec) is None]
+    needs = {spec.name: peak_bytes(spec, config, device) for spec in able}
+    fitting = [spec for spec in able if needs[spec.name] <= limit_bytes]
+    if not fitting:
+        raise DoesNotFitError(
+            f"no model fits on this {device} device",
+            expected=f"at most {format_bytes(limit_bytes)}",
+            received=f"the smallest, {min(needs, key=lambda name: needs[name])}, needs about "
+            f"{format_bytes(min(needs.values()))}",
+        )
+    chosen = max(fitting, key=lambda spec: spec.num_parameters)
+    larger = [spec for spec in able if spec.num_parameters > chosen.num_parameters]
+    reason = f"model {chosen.name}: needs {format_bytes(needs[chosen.name])} of {format_bytes(limit_bytes)}"
+    if larger:
+        following = min(larger, key=lambda spec: spec.num_parameters)
+        reason += f"; {following.name} would need {format_bytes(needs[following.name])}"
+    return chosen, reason
+
+
+def _limit_bytes(device: str, hardware: Hardware) -> int:
+    """What tensors can have of the largest card, or of the machine."""
+    card = largest_card(hardware.gpus) if device == "cuda" else None
+    if card is None:
+        return usable_ram_bytes(hardware.ram_bytes)
+    return outside(card, training=True).limit_bytes(card)
+
+
+def run(request: Request, announce: Callable[[str], None] = lambda message: None) -> Finished:
     """Runs the experiment, or goes on with an interrupted run of the same settings, and writes the report."""
     prepared = prepare(request)
+    for note in prepared.notes:
+        announce(note)
     folder = model_folder(prepared.config.model, cache_dir=request.cache_dir)
     if prepared.device == "cpu":
         keep_few_kernels()

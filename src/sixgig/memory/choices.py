@@ -34,6 +34,9 @@ _TRAINED = tuple(
         (False, "chunked", "fused"),
         (True, "dense", "fused"),
         (True, "chunked", "fused"),
+        (False, "dense", "in-backward"),
+        (False, "chunked", "in-backward"),
+        (True, "dense", "in-backward"),
         (True, "chunked", "in-backward"),
     )
 )
@@ -58,7 +61,7 @@ class Wishes:
     accumulation: int = 1
 
 
-def candidates(spec: ModelSpec, wishes: Wishes) -> Iterator[Workload]:
+def candidates(spec: ModelSpec, wishes: Wishes) -> list[Workload]:
     """Every workload that is what was asked for, best first; experts in the processor's memory come last.
 
     Raises InputError for wishes that nothing here can do.
@@ -66,11 +69,33 @@ def candidates(spec: ModelSpec, wishes: Wishes) -> Iterator[Workload]:
     base = Workload(
         task=wishes.task,
         bits=16 if wishes.bits is None else wishes.bits,
+        head_bits=wishes.head_bits or 16,
+        embedding_place=wishes.embedding_place or "device",
         context=wishes.context,
         batch=wishes.batch,
         group_size=wishes.group_size,
         attention=wishes.attention,
+        training=Training(
+            autocast=wishes.autocast,
+            checkpointing=bool(wishes.checkpointing),
+            loss=wishes.loss or "dense",
+            optimizer=wishes.optimizer or "fused",
+            accumulation=wishes.accumulation,
+        ),
     )
+    found = list(_possible(spec, wishes, base))
+    if not found:
+        raise InputError(
+            f"no way to {wishes.task} is what was asked for",
+            received=", ".join(
+                f"{name}={value}" for name, value in vars(wishes).items() if value is not None
+            ),
+            todo="leave some of these to the planner",
+        )
+    return found
+
+
+def _possible(spec: ModelSpec, wishes: Wishes, base: Workload) -> Iterator[Workload]:
     if wishes.task == "sft":
         yield from _trained(spec, wishes, base)
     elif wishes.task == "split":
@@ -88,7 +113,7 @@ def _stored(spec: ModelSpec, wishes: Wishes, base: Workload) -> Iterator[Workloa
         if wishes.bits is not None:
             # The asked bits take the place of those of the list; a head never has fewer bits than asked.
             bits, head_bits = wishes.bits, max(head_bits, min(wishes.bits, 16))
-        if wishes.task == "score" and head_bits < 16:
+        if wishes.task == "score" and (wishes.head_bits or head_bits) < 16:
             continue  # scoring reads all of the head as it is
         if spec.tied_embeddings and place == "cpu" and head_bits >= 16:
             continue  # the embedding is the head, so it cannot leave the card alone
@@ -113,15 +138,14 @@ def _trained(spec: ModelSpec, wishes: Wishes, base: Workload) -> Iterator[Worklo
     if spec.num_experts:
         raise InputError("training a mixture of experts is not planned yet", received=spec.name)
     for bits, checkpointing, loss, optimizer in _TRAINED:
-        if optimizer == "in-backward" and wishes.accumulation > 1 and wishes.optimizer is None:
+        if optimizer == "in-backward" and wishes.accumulation > 1:
             continue
-        asked = (wishes.bits, wishes.checkpointing, wishes.loss, wishes.optimizer)
+        # The foreach kernel stands where the fused one does.
+        kernel = "fused" if wishes.optimizer == "foreach" else wishes.optimizer
+        asked = (wishes.bits, wishes.checkpointing, wishes.loss, kernel)
         offered = (bits, checkpointing, loss, optimizer)
-        if any(wish is not None and wish != offer for wish, offer in zip(asked, offered, strict=True)):
-            if wishes.optimizer != "foreach" or optimizer != "fused":
-                continue
-            if any(w is not None and w != o for w, o in zip(asked[:3], offered[:3], strict=True)):
-                continue
+        if any(wish not in (None, offer) for wish, offer in zip(asked, offered, strict=True)):
+            continue
         yield replace(
             base,
             bits=bits,

@@ -137,6 +137,19 @@ class _Place:
             max_tokens_per_second=max_tokens_per_second(self.spec, work, self.card),
         )
 
+    def _mixture_note(self, work: Workload) -> str:
+        spec = self.spec
+        idle = spec.num_expert_parameters * (spec.num_experts - spec.num_experts_per_token)
+        active = spec.num_parameters - idle // spec.num_experts
+        return (
+            f"{spec.num_parameters / 1e9:.1f} B parameters in all, of which a token uses {active / 1e9:.1f} B:"
+            f" {self._stored_bytes(work) / 1e9:.1f} GB as stored"
+        )
+
+    def _stored_bytes(self, work: Workload) -> int:
+        together = replace(work, embedding_place="device", experts_place="device")
+        return least_device_bytes(self.spec, together)
+
     def _is_refused(self, work: Workload) -> bool:
         return work.task == "split" and why_not_split(self.spec) is not None
 
@@ -203,11 +216,11 @@ class _Place:
             if (reason := why_not_split(self.spec)) is not None:
                 notes.append(reason)
         if work.task in ("generate", "score") and work.bits < 16:
-            notes.append(
-                "packed weights run through layers.packed_linear; no verb loads a model that way yet"
-            )
+            notes.append("packed weights run through layers.packed_linear, and no verb loads a model so yet")
         if work.experts_place == "cpu":
             notes.append("the routed experts stay in memory and travel to the card as needed: slower")
+        if self.spec.num_experts:
+            notes.append(self._mixture_note(work))
         if self.spec.num_experts and work.bits < 16:
             notes.append(
                 "packed experts are planned from the size of their format; no measured run stands behind it"
@@ -229,7 +242,9 @@ def _because(spec: ModelSpec, work: Workload, kind: str) -> str:
     if kind == WORKSPACE:
         return "cuBLAS's own"
     if kind in ("linear layers", EXPERTS):
-        return f"{work.bytes_per_linear_weight * 8:g} bits a weight with scales"
+        scales = " with scales" if work.bits < 16 and work.task != "split" else ""
+        bits = 32 if work.task == "split" else work.bytes_per_linear_weight * 8
+        return f"{bits:g} bits a weight{scales}"
     if kind == EMBEDDING and spec.tied_embeddings and work.head_bits >= 16:
         return "also the output head"
     return ""
@@ -319,7 +334,7 @@ def _weights_fit(spec: ModelSpec, wishes: Wishes, card: Card | None) -> bool:
 def _smallest_card_bytes(spec: ModelSpec, wishes: Wishes, card: Card) -> int:
     """A card on which the candidate that takes the least runs, up to the next quarter of a GiB."""
     # The last of equals, since what saves activations comes later in the list.
-    work = min(reversed(list(candidates(spec, wishes))), key=lambda work: least_device_bytes(spec, work))
+    work = min(reversed(candidates(spec, wishes)), key=lambda work: least_device_bytes(spec, work))
     around = outside(card, training=work.task == "sft")
     memory = simulate(spec, work, workspace_bytes=around.workspace_bytes)
     needed = memory.peak_reserved_bytes + around.context_bytes + around.kernels_bytes
