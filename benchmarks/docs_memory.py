@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from docs_receipts import NOT_YET, asked, newest_receipt, source, table, value_text
+from docs_receipts import NOT_YET, asked, mark, newest_receipt, source, table, value_text
 from sixgig.units import MIB
 
 AREA = "memory"
+_COUNTS = ("pairs", "configurations")
 _MEASURED, _PREDICTED = "measured", "predicted"
 
 
@@ -19,7 +20,7 @@ def figures(folder: Path, document: Path, language: int) -> str:
     if receipt is None:
         return NOT_YET[language]
     rows = [
-        [f"`{one['name']}`", _figure(one), f"{one['n']}", asked(one, language), one["note"]]
+        [f"`{one['name']}`", _figure(one), f"{one['n']}", _asked(one, language), one["note"]]
         for one in receipt.figures.values()
     ]
     parts = [table(["figure", "value", "n", "asked", "note"], rows), source(receipt, document, language)]
@@ -34,14 +35,22 @@ def every_configuration(folder: Path, document: Path, language: int) -> str:
     headers = ["configuration", _MEASURED, _PREDICTED, "error", "reserved", "driver"]
     rows = [_row(one) for one in receipt.content["raw"]["configurations"]]
     return "\n\n".join(
-        [table([*headers, "accelerate", "MemTracker"], rows), source(receipt, document, language)]
+        [
+            table([*headers, "accelerate", "canifinetune", "MemTracker"], rows),
+            source(receipt, document, language),
+        ]
     )
+
+
+def _asked(figure: Mapping[str, Any], language: int) -> str:
+    is_count = figure["unit"] in _COUNTS
+    return f"{figure['target']}{mark(figure)}" if is_count else asked(figure, language)
 
 
 def _figure(figure: Mapping[str, Any]) -> str:
     if figure["unit"] == "s":
         return f"{figure['value']:.2f} s"
-    return f"{figure['value']}" if figure["unit"] in ("pairs", "configurations") else value_text(figure)
+    return f"{figure['value']}" if figure["unit"] in _COUNTS else value_text(figure)
 
 
 def _row(one: Mapping[str, Any]) -> list[str]:
@@ -57,6 +66,7 @@ def _row(one: Mapping[str, Any]) -> list[str]:
         _error(predicted["peak_reserved_bytes"], measured["peak_reserved_bytes"]),
         _error(predicted["device_used_bytes"], measured["device_used_bytes"]),
         _error(peers.get("accelerate_bytes"), peak_bytes),
+        _error(peers.get("canifinetune_bytes"), peak_bytes),
         gave_up or _error(peers.get("mem_tracker_bytes"), peak_bytes),
     ]
 

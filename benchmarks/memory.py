@@ -59,7 +59,8 @@ def main() -> None:
             return
         measured = read_measured([arguments.work / "measured.json"], None)
     if arguments.peers:
-        measured |= {"peers": json.loads(arguments.peers.read_text(encoding="utf-8"))}
+        told = json.loads(arguments.peers.read_text(encoding="utf-8"))
+        measured |= {"peers": told["configurations"], "peer_versions": told["versions"]}
     value = receipt(measured, str(datetime.date.today()), _commit())
     path = arguments.out / f"{value['area']}-{value['date']}.json"
     write_json(path, value)
@@ -116,7 +117,9 @@ def _in_child(one: Configuration, cap_bytes: int | None, work: Path, tiny: bool)
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"error": "the process died"}
+    found: dict[str, Any] = {"error": "the process died"}
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
     if cap_bytes is None:
         shown = found.get("error") or f"{found.get('peak_allocated_bytes', 0) / 2**20:.0f} MiB"
         print(f"{one.label}: {shown}", flush=True)

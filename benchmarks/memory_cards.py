@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from memory_configs import Configuration
 from sixgig.cards import Card
 from sixgig.catalogue import get
-from sixgig.memory.allocator import SimulatedOutOfMemory
+from sixgig.memory.allocator import Allocator, SimulatedOutOfMemory
 from sixgig.memory.outside import HOPPER_CONTEXT_BYTES, OTHER_CONTEXT_BYTES, outside
 from sixgig.memory.programs import simulate
 from sixgig.units import GIB
@@ -57,17 +58,22 @@ def deciding_cap_bytes(one: Configuration, size: int, run: Mapping[str, Any]) ->
     return cap_bytes(one, size)
 
 
+@cache
+def played(one: Configuration, limit_bytes: int | None = None) -> Allocator:
+    """The simulated run on the measured GPU, an H100 or H200."""
+    around = outside(emulated_card(8), training=one.work.task == "sft")
+    workspace_bytes = around.workspace_bytes
+    return simulate(get(one.model), one.work, workspace_bytes=workspace_bytes, limit_bytes=limit_bytes)
+
+
 def predicted_fit(one: Configuration, size: int) -> bool:
     """What the planner says: the simulated run ends within the limit, which leaves its margin free."""
     card = emulated_card(size)
-    around = outside(card, training=one.work.task == "sft")
+    limit_bytes = outside(card, training=one.work.task == "sft").limit_bytes(card)
+    if played(one).peak_reserved_bytes <= limit_bytes:
+        return True  # a limit that is never met changes nothing
     try:
-        simulate(
-            get(one.model),
-            one.work,
-            workspace_bytes=around.workspace_bytes,
-            limit_bytes=around.limit_bytes(card),
-        )
+        played(one, limit_bytes)
     except SimulatedOutOfMemory:
         return False
     return True

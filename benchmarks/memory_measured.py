@@ -13,7 +13,8 @@ SCHEMA = "sixgig.receipt/1"
 
 
 def read_measured(paths: Sequence[Path], commit: str | None) -> dict[str, Any]:
-    """All files as one: `device`, `runs` by label (each with its `commit`), `capped`, `peers` by label.
+    """All files as one: `device`, `runs` by label (each with its `commit`), `capped`, `peers` by label,
+    `peer_versions`.
 
     The first file that has a configuration counts. `commit` is for files that name none. Raises InputError
     where files come from different devices or libraries, and where a commit is missing.
@@ -30,7 +31,7 @@ def read_measured(paths: Sequence[Path], commit: str | None) -> dict[str, Any]:
                 where=str(path),
             )
         merged["device"] = one["device"]
-        for part in ("runs", "capped", "peers"):
+        for part in ("runs", "capped", "peers", "peer_versions"):
             merged[part] = {**one[part], **merged.get(part, {})}
     return merged
 
@@ -46,6 +47,7 @@ def from_receipt(content: Mapping[str, Any]) -> dict[str, Any]:
         },
         "capped": content["raw"]["capped"],
         "peers": {one["label"]: one["peers"] for one in configurations},
+        "peer_versions": content["raw"]["peer_versions"],
     }
 
 
@@ -60,4 +62,5 @@ def _from_run(content: Mapping[str, Any], path: Path, commit: str | None) -> dic
         "runs": {label: {**run, "commit": named} for label, run in content["runs"].items()},
         "capped": content["capped"],
         "peers": {},
+        "peer_versions": {},
     }

@@ -10,17 +10,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from memory_cards import Pair, pairs
+from memory_cards import Pair, pairs, played
 from memory_configs import Configuration, all_configurations
 from sixgig.cards import Card
-from sixgig.catalogue import get
 from sixgig.hardware import probe
 from sixgig.memory.outside import outside
-from sixgig.memory.programs import simulate
 
 AREA, SCHEMA = "memory", "sixgig.receipt/1"
 PLAN_WORDS = ("plan", "llama-3-8b", "--vram", "6GiB")
 PLAN_TIMES = 5
+PEERS = ("accelerate", "canifinetune", "mem_tracker")
 MEASURED = (
     "context_bytes",
     "weights_bytes",
@@ -69,6 +68,7 @@ def receipt(measured: Mapping[str, Any], date: str, commit: str) -> dict[str, An
             "failed": {label: run for label, run in measured["runs"].items() if "error" in run},
             "capped": measured["capped"],
             "plan_seconds": seconds,
+            "peer_versions": measured["peer_versions"],
         },
     }
 
@@ -77,7 +77,7 @@ def predicted(one: Configuration, device: Mapping[str, Any]) -> dict[str, int]:
     """What the planner says of a run on the measured GPU, an H100 or H200."""
     card = Card(name=device["name"], total_bytes=device["total_bytes"], compute_capability="9.0")
     around = outside(card, training=one.work.task == "sft")
-    memory = simulate(get(one.model), one.work, workspace_bytes=around.workspace_bytes)
+    memory = played(one)
     return {
         "peak_allocated_bytes": memory.peak_allocated_bytes,
         "peak_reserved_bytes": memory.peak_reserved_bytes,
@@ -151,7 +151,7 @@ def fit_figures(found: Sequence[Pair]) -> list[dict[str, Any]]:
 def peer_figures(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Other estimators' median errors, each with the planner's on the configurations that it answers."""
     figures = []
-    for peer in ("accelerate", "mem_tracker"):
+    for peer in PEERS:
         key = f"{peer}_bytes"
         answered = [row for row in rows if row["peers"].get(key) is not None]
         if answered:
