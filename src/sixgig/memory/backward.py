@@ -73,6 +73,7 @@ class TrainingPass(Pass):
         """Takes the output's gradient; gives the input's. `wide_input`: the input was the residual's type."""
         n, c = self.num_positions, self.compute_bytes
         of_weight = self.new(num_in * num_out, c, GRADIENTS)
+        self.memory.multiply("backward")  # autograd's thread
         of_input = self.new(n * num_in, c)
         self.drop(gradient)
         self.take(f"{name}.weight")

@@ -397,6 +397,7 @@ class Pass:
     def embed(self) -> Sequence[Block]:
         """Hidden states; then what lives as long as the pass: they themselves, cos and sin, a mask."""
         h = self.new(self.num_positions * self.spec.hidden_size, self.residual_bytes)
+        self.memory.multiply("forward")  # the angles' are the first product
         num_angles = self.length * self.spec.head_dim * self.spec.rotary_share
         blocks = [h, self.memory.keep(h)]
         blocks += [self.new(num_angles, self.residual_bytes) for _ in range(4 if self.is_gemma else 2)]

@@ -11,7 +11,6 @@ from .passes import Cache, Pass
 from .weights import hold_weights
 from .workload import Training, Workload
 
-WORKSPACE = "matrix product workspace"
 NEW_TOKENS = 8  # generated after a prompt that fills the rest of the context
 NLL_ROWS = 2048  # numerics.likelihood.default_chunk_rows on a GPU
 SPLIT_CALIBRATION_WINDOWS, SPLIT_PRIVATE_WINDOWS = 32, 64  # transform.split_model's default; a small file
@@ -27,11 +26,8 @@ def simulate(
         workspace_bytes: what cuBLAS takes through the allocator for each thread that multiplies.
         limit_bytes: of memory that the allocator may reserve; beyond it SimulatedOutOfMemory is raised.
     """
-    memory = Allocator(limit_bytes)
+    memory = Allocator(limit_bytes, workspace_bytes)
     hold_weights(spec, work, memory)
-    memory.hold(workspace_bytes, WORKSPACE)
-    if work.task == "sft":
-        memory.hold(workspace_bytes, WORKSPACE)  # the backward pass runs in a thread of its own
     tasks = {"generate": _generate, "score": _score, "sft": _train, "split": _split}
     tasks[work.task](spec, work, memory)
     return memory
