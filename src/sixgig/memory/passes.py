@@ -11,18 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import gcd
 
 from ..catalogue import ModelSpec
 from .allocator import Allocator, Block
 from .workload import Workload
 
 PACKED_TILE_WEIGHTS = 2**22  # layers.packed_linear.TILE_WEIGHTS
-PACKED_TILE_BYTES = {
-    2: 13,
-    3: 13,
-    4: 13,
-    8: 17,
-}  # a dense weight in the making: codes, int32 words (see there)
 
 
 @dataclass
@@ -151,12 +146,39 @@ class Pass:
     def _packed_linear(self, num_in: int, num_out: int, bits: int) -> Block:
         y = self.new(self.num_positions * num_out, self.compute_bytes)
         num_rows = min(num_out, max(1, PACKED_TILE_WEIGHTS // num_in))
-        making = self.new(num_rows * num_in, PACKED_TILE_BYTES[bits], "unpacking weights")
-        self.drop(making)
-        tile = self.new(num_rows * num_in, 2, "unpacking weights")
+        tile = self._unpacked_tile(num_rows * num_in, bits)
         part = self.new(self.num_positions * num_rows, self.compute_bytes)
         self.drop(tile, part)
         return y
+
+    def _unpacked_tile(self, num_weights: int, bits: int) -> Block:
+        """`numerics.pack.unpack_codes` and `numerics.quantize.dequantize`, operation by operation."""
+        kind = "unpacking weights"
+        per_word = 8 // gcd(bits, 8)  # codes that share an int32 word
+        num_words = num_weights / per_word
+        parts = self.new(num_weights * bits / 8, 4, kind)
+        word = self.new(num_words, 4, kind)
+        self.drop(self.new(num_words, 4, kind))  # a part, shifted
+        codes = []
+        for _ in range(per_word):
+            shifted = self.new(num_words, 4, kind)
+            codes.append(self.new(num_words, 4, kind))
+            self.drop(shifted)
+        stacked = self.new(num_weights, 4, kind)
+        unpacked = self.new(num_weights, 1, kind)
+        self.drop(stacked, parts, word, *codes)
+        scales = self.new(num_weights, 4, kind)
+        zeros = self.new(num_weights, 1, kind)
+        wide_codes, wide_zeros = self.new(num_weights, 2, kind), self.new(num_weights, 2, kind)
+        centred = self.new(num_weights, 2, kind)
+        self.drop(wide_codes, wide_zeros, zeros)
+        wide = self.new(num_weights, 4, kind)
+        self.drop(centred)
+        product = self.new(num_weights, 4, kind)
+        self.drop(wide)
+        dense = self.new(num_weights, 2, kind)
+        self.drop(product, scales, unpacked)
+        return dense
 
     def rotary(self, x: Block, num_values: float) -> Block:
         """x * cos + rotate_half(x) * sin; under autocast in fp32, since cos and sin are."""

@@ -67,14 +67,14 @@ def _score(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
     hidden, angles = _forward(run)
     run.drop(*angles)
     head = run.new(spec.vocab_size * spec.hidden_size, 2, LOGITS) if run.autocast else None
-    if work.batch > 1:
-        hidden, whole = run.new(run.num_positions * spec.hidden_size, run.residual_bytes), hidden
-        run.drop(whole)
+    kept = [hidden, *([head] if head else [])]
+    if work.batch > 1:  # the positions of all sequences in one matrix: a copy
+        kept.append(run.new(run.num_positions * spec.hidden_size, run.residual_bytes))
     rows = min(NLL_ROWS, run.num_positions)
     targets = run.new(rows * spec.hidden_size, run.weight_bytes)
     logits = run.new(rows * spec.vocab_size, run.compute_bytes, LOGITS)
     wide = run.new(rows * spec.vocab_size, 4, LOGITS)
-    run.drop(hidden, targets, logits, wide, *([head] if head else []))
+    run.drop(*kept, targets, logits, wide)
 
 
 def _split(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
