@@ -58,7 +58,9 @@ class Pass:
         self.batch, self.length, self.cache = batch, length, cache
         self.num_positions = batch * length
         self.weight_bytes = 4 if work.bits == 32 else 2
-        self.autocast = work.bits == 32 and (work.task != "sft" or work.training.autocast)
+        # Scoring and training in 32 bits run under bf16 autocast, generating does not.
+        has_autocast = {"generate": False, "sft": work.training.autocast}
+        self.autocast = work.bits == 32 and has_autocast.get(work.task, True)
         self.residual_bytes = self.weight_bytes
         self.compute_bytes = 2 if self.autocast else self.weight_bytes
         self.training, self.recording = training, training
@@ -68,6 +70,7 @@ class Pass:
         self.repeats_heads = 1 < spec.num_kv_heads < spec.num_heads
         self.saved = Saved()
         self.cast_weights: dict[str, Block] = {}
+        self.named: list[Block] = []  # what a layer's code names without needing it, alive until it returns
 
     # Small words for what follows.
 
@@ -282,8 +285,8 @@ class Pass:
         c = self.compute_bytes
         pairs = self.num_positions * num_keys * self.spec.num_heads
         num_values = self.batch * num_keys * self.query
-        if self.cache is not None and self.spec.num_heads == self.spec.num_kv_heads:
-            keys, values = self.memory.keep(k), self.memory.keep(v)  # whole as they are
+        if self.spec.num_heads == self.spec.num_kv_heads and not self.training:
+            keys, values = self.memory.keep(k), self.memory.keep(v)  # nothing to repeat
         else:
             keys, values = self.new(num_values, max(c, self.residual_bytes)), self.new(num_values, c)
         if self.autocast:
@@ -302,8 +305,14 @@ class Pass:
         weights = self.new(pairs, 4)
         self.drop(wide)
         self.save(f"{name}.softmax", weights)
-        narrow = self.memory.keep(weights) if c == 4 else self.new(pairs, c)
-        self.drop(masked, weights)
+        if self.autocast:  # q is in fp32, so that the weights stay in it until the product with the values
+            self.drop(masked)
+            narrow = self.new(pairs, c)
+        else:
+            narrow = self.memory.keep(weights) if c == 4 else self.new(pairs, c)
+            self.drop(masked)
+        self.named.append(self.memory.keep(weights if self.autocast else narrow))
+        self.drop(weights)
         mixed = self.new(self.num_positions * self.query, c)
         out = self.new(self.num_positions * self.query, c)
         self.save(f"{name}.weights", narrow)
@@ -408,7 +417,9 @@ class Pass:
         normed = self.norm(f"{index}.norm1", h, num_values)
         y = self.attention(index, normed)
         if self.spec.parallel_block:
-            return self._joined(index, normed, y, num_values)
+            out = self._joined(index, normed, y, num_values)
+            self._return()
+            return out
         self.drop(normed)
         y = self._after(f"{index}.norm1b", y, num_values)
         middle = self.new(num_values, self.residual_bytes)
@@ -419,7 +430,12 @@ class Pass:
         y = self._after(f"{index}.norm2b", y, num_values)
         out = self.new(num_values, self.residual_bytes)
         self.drop(y, middle)
+        self._return()
         return out
+
+    def _return(self) -> None:
+        self.drop(*self.named)
+        self.named.clear()
 
     def _after(self, name: str, y: Block, num_values: float) -> Block:
         """Gemma's second norm of each half, on what is about to be added."""
@@ -453,6 +469,7 @@ class Pass:
         """Eager attention adds a mask in numbers, one a sequence; a fused kernel has one for a window only."""
         num_keys = self.length + (self.cache.length if self.cache else 0)
         if self.work.attention == "eager":
-            return self.num_positions * num_keys * self.residual_bytes
+            num_kinds = 2 if 0 < self.spec.num_sliding_layers < self.spec.num_layers else 1
+            return num_kinds * self.num_positions * num_keys * self.residual_bytes
         window = self.spec.sliding_window
         return 0 if window is None or num_keys <= window else self.length * num_keys
