@@ -53,15 +53,19 @@ class Pass:
         self.batch, self.length, self.cache = batch, length, cache
         self.num_positions = batch * length
         self.weight_bytes = 4 if work.bits == 32 else 2
-        self.autocast = work.bits == 32 and (work.task != "sft" or work.training.autocast)
+        # Scoring and training in 32 bits run under bf16 autocast, generating does not.
+        has_autocast = {"generate": False, "sft": work.training.autocast}
+        self.autocast = work.bits == 32 and has_autocast.get(work.task, True)
         self.residual_bytes = self.weight_bytes
         self.compute_bytes = 2 if self.autocast else self.weight_bytes
         self.training, self.recording = training, training
         self.query = spec.num_heads * spec.head_dim
         self.key = spec.num_kv_heads * spec.head_dim
         self.is_gemma = spec.norms_per_layer == 4
+        self.repeats_heads = 1 < spec.num_kv_heads < spec.num_heads
         self.saved = Saved()
         self.cast_weights: dict[str, Block] = {}
+        self.named: list[Block] = []  # what a layer's code names without needing it, alive until it returns
 
     # Small words for what follows.
 
@@ -203,17 +207,18 @@ class Pass:
         q, old_q = self.rotary(q, n * self.query), q
         k, old_k = self.rotary(k, n * self.key), k
         if self.spec.rotary_share < 1:  # the rotated share and the rest of each head are put together
-            q, part_q = self.new(n * self.query, self.compute_bytes), q
-            k, part_k = self.new(n * self.key, self.compute_bytes), k
-            self.drop(part_q, part_k)
-        self.drop(old_q, old_k)
+            parts = [old_q, old_k, q, k]  # named in the module's code, so that they live until its end
+            q, k = self.new(n * self.query, self.compute_bytes), self.new(n * self.key, self.compute_bytes)
+        else:
+            parts = []
+            self.drop(old_q, old_k)
         num_keys = self.length
         if self.cache is not None:
             num_keys = self.cache.length + self.length
             k, v = self._update_cache(index, k, v, num_keys)
-        out = self._scores(f"{index}.scores", q, k, v, num_keys)
+        out = self._scores(index, q, k, v, num_keys)
         y = self.linear(f"{index}.o", out, self.query, d, x_bytes=self.compute_bytes)
-        self.drop(q, k, v, out)
+        self.drop(q, k, v, out, *parts)
         return y
 
     def _projected(self, name: str, x: Block, width: int) -> Block:
@@ -238,25 +243,63 @@ class Pass:
         self.drop(k, v)
         return self.memory.keep(fresh[0]), self.memory.keep(fresh[1])
 
-    def _scores(self, name: str, q: Block, k: Block, v: Block, num_keys: int) -> Block:
+    def _scores(self, index: int, q: Block, k: Block, v: Block, num_keys: int) -> Block:
+        name = f"{index}.scores"
         if self.work.attention == "eager":
             return self._eager(name, q, k, v, num_keys)
+        if self._has_window(index, num_keys):
+            return self._windowed(name, q, k, v, num_keys)
         if self.compute_bytes == 4 and self.spec.num_heads != self.spec.num_kv_heads:
             return self._math(name, num_keys)  # no fused kernel takes fp32 with shared key/value heads
         return self._fused(name, q, k, v)
 
+    def _has_window(self, index: int, num_keys: int) -> bool:
+        """Whether a layer's window is shorter than the keys: only then is there a mask.
+
+        Which layers slide is not in the spec; as many as slide are taken from the front.
+        """
+        window = self.spec.sliding_window
+        is_sliding = index < self.spec.num_sliding_layers
+        return is_sliding and window is not None and self.length > 1 and num_keys > window
+
     def _fused(self, name: str, q: Block, k: Block, v: Block) -> Block:
         """Flash or memory-efficient attention: keeps its inputs, its output and a number a row."""
-        n = self.num_positions
+        n, c = self.num_positions, self.compute_bytes
         if self.autocast:
             q, k = self.new(n * self.query, 2), self.new(n * self.key, 2)
         else:
             q, k = self.memory.keep(q), self.memory.keep(k)
-        out = self.new(n * self.query, self.compute_bytes)
+        out = self.new(n * self.query, c)
         log_sum = self.new(n * self.spec.num_heads, 4)
         for part, block in (("q", q), ("k", k), ("v", v), ("out", out), ("log_sum", log_sum)):
             self.save(f"{name}.{part}", block)
         self.drop(q, k, log_sum)
+        if self.spec.rotary_share < 1 and c == 2:
+            # A q that was put together lies head by head, flash attention's output like it: it is turned.
+            out, by_head = self.new(n * self.query, c), out
+            self.drop(by_head)
+        return out
+
+    def _windowed(self, name: str, q: Block, k: Block, v: Block, num_keys: int) -> Block:
+        """As `_fused`, with the mask as numbers; keys and values are repeated for their heads.
+
+        Those of a single head are not copied: to repeat one head is a matter of strides.
+        """
+        n, c = self.num_positions, self.compute_bytes
+        num_values = self.batch * num_keys * (self.query if self.repeats_heads else self.key)
+        if self.repeats_heads:
+            k, v = self.new(num_values, max(c, self.residual_bytes)), self.new(num_values, c)
+        else:
+            k, v = self.memory.keep(k), self.memory.keep(v)
+        if self.autocast:
+            k, wide = self.new(num_values, 2), k
+            self.drop(wide)
+        q = self.new(n * self.query, 2) if self.autocast else self.memory.keep(q)
+        bias = self.new(n * num_keys, c)
+        out = self.new(n * self.query, c)
+        for part, block in (("q", q), ("k", k), ("v", v), ("bias", bias), ("out", out)):
+            self.save(f"{name}.{part}", block)
+        self.drop(q, k, v, bias)
         return out
 
     def _eager(self, name: str, q: Block, k: Block, v: Block, num_keys: int) -> Block:
@@ -264,8 +307,10 @@ class Pass:
         c = self.compute_bytes
         pairs = self.num_positions * num_keys * self.spec.num_heads
         num_values = self.batch * num_keys * self.query
-        keys = self.new(num_values, max(c, self.residual_bytes))
-        values = self.new(num_values, c)
+        if self.spec.num_heads == self.spec.num_kv_heads and not self.training:
+            keys, values = self.memory.keep(k), self.memory.keep(v)  # nothing to repeat
+        else:
+            keys, values = self.new(num_values, max(c, self.residual_bytes)), self.new(num_values, c)
         if self.autocast:
             q, k = self.new(self.num_positions * self.query, 2), self.new(num_values, 2)
         else:
@@ -282,8 +327,14 @@ class Pass:
         weights = self.new(pairs, 4)
         self.drop(wide)
         self.save(f"{name}.softmax", weights)
-        narrow = self.memory.keep(weights) if c == 4 else self.new(pairs, c)
-        self.drop(masked, weights)
+        if self.autocast:  # q is in fp32, so that the weights stay in it until the product with the values
+            self.drop(masked)
+            narrow = self.new(pairs, c)
+        else:
+            narrow = self.memory.keep(weights) if c == 4 else self.new(pairs, c)
+            self.drop(masked)
+        self.named.append(self.memory.keep(weights if self.autocast else narrow))
+        self.drop(weights)
         mixed = self.new(self.num_positions * self.query, c)
         out = self.new(self.num_positions * self.query, c)
         self.save(f"{name}.weights", narrow)
@@ -388,7 +439,9 @@ class Pass:
         normed = self.norm(f"{index}.norm1", h, num_values)
         y = self.attention(index, normed)
         if self.spec.parallel_block:
-            return self._joined(index, normed, y, num_values)
+            out = self._joined(index, normed, y, num_values)
+            self._return()
+            return out
         self.drop(normed)
         y = self._after(f"{index}.norm1b", y, num_values)
         middle = self.new(num_values, self.residual_bytes)
@@ -399,7 +452,12 @@ class Pass:
         y = self._after(f"{index}.norm2b", y, num_values)
         out = self.new(num_values, self.residual_bytes)
         self.drop(y, middle)
+        self._return()
         return out
+
+    def _return(self) -> None:
+        self.drop(*self.named)
+        self.named.clear()
 
     def _after(self, name: str, y: Block, num_values: float) -> Block:
         """Gemma's second norm of each half, on what is about to be added."""
@@ -420,12 +478,21 @@ class Pass:
         """Hidden states; then what lives as long as the pass: they themselves, cos and sin, a mask."""
         h = self.new(self.num_positions * self.spec.hidden_size, self.residual_bytes)
         self.memory.multiply("forward")  # the angles' are the first product
-        num_angles = self.length * self.spec.head_dim * self.spec.rotary_share
+        # generate() gives every sequence positions of its own, other callers let all share one row.
+        num_angles = self.spec.head_dim * self.spec.rotary_share
+        num_angles *= self.length if self.cache is None else self.num_positions
         blocks = [h, self.memory.keep(h)]
         blocks += [self.new(num_angles, self.residual_bytes) for _ in range(4 if self.is_gemma else 2)]
+        if num_bytes := self.mask_bytes:
+            blocks.append(self.new(num_bytes, 1))
+        return blocks
+
+    @property
+    def mask_bytes(self) -> int:
+        """Eager attention adds a mask in numbers, one a sequence; a fused kernel has one for a window only."""
         num_keys = self.length + (self.cache.length if self.cache else 0)
         if self.work.attention == "eager":
-            blocks.append(self.new(self.length * num_keys, self.residual_bytes))
-        elif self.spec.sliding_window is not None and num_keys > self.spec.sliding_window:
-            blocks.append(self.new(self.length * num_keys, 1))
-        return blocks
+            num_kinds = 2 if 0 < self.spec.num_sliding_layers < self.spec.num_layers else 1
+            return num_kinds * self.num_positions * num_keys * self.residual_bytes
+        window = self.spec.sliding_window
+        return 0 if window is None or num_keys <= window else self.length * num_keys

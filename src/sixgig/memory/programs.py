@@ -67,14 +67,13 @@ def _score(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
     hidden, angles = _forward(run)
     run.drop(*angles)
     head = run.new(spec.vocab_size * spec.hidden_size, 2, LOGITS) if run.autocast else None
-    kept = [hidden, *([head] if head else [])]
-    if work.batch > 1:  # the positions of all sequences in one matrix: a copy
-        kept.append(run.new(run.num_positions * spec.hidden_size, run.residual_bytes))
+    # Without the last position of each sequence, several are no longer one piece; the caller keeps the whole.
+    pieces = [run.new(run.num_positions * spec.hidden_size, run.residual_bytes)] if work.batch > 1 else []
     rows = min(NLL_ROWS, run.num_positions)
     targets = run.new(rows * spec.hidden_size, run.weight_bytes)
     logits = run.new(rows * spec.vocab_size, run.compute_bytes, LOGITS)
     wide = run.new(rows * spec.vocab_size, 4, LOGITS)
-    run.drop(*kept, targets, logits, wide)
+    run.drop(hidden, *pieces, targets, logits, wide, *([head] if head else []))
 
 
 def _split(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
@@ -117,6 +116,8 @@ def _micro_batch(spec: ModelSpec, work: Workload, memory: Allocator, trained: Tr
     run.trained = trained
     how, n = work.training, run.num_positions
     h, *angles = run.embed()
+    # Each layer's checkpoint has a reference to the mask; without them it goes with the forward pass.
+    masks = [angles.pop()] if run.mask_bytes and not how.checkpointing else []
     inputs = []
     for index in range(spec.num_layers):
         run.recording = not how.checkpointing
@@ -127,7 +128,7 @@ def _micro_batch(spec: ModelSpec, work: Workload, memory: Allocator, trained: Tr
         else:
             run.drop(before)
     hidden = run.norm("final", h, n * spec.hidden_size)
-    run.drop(h)
+    run.drop(h, *masks)
     loss_back = _chunked_loss if how.loss == "chunked" else _dense_loss
     gradient, of_head = loss_back(run, hidden)
     gradient = run.norm_back(
@@ -145,7 +146,8 @@ def _micro_batch(spec: ModelSpec, work: Workload, memory: Allocator, trained: Tr
     num_weights = spec.vocab_size * spec.hidden_size
     of_embedding = run.new(num_weights, run.weight_bytes, GRADIENTS)
     run.drop(gradient, *angles)
-    if of_head is not None and how.loss == "dense" and not run.autocast:
+    is_one_product = how.loss == "dense" or _num_chunks(run) == 1
+    if of_head is not None and is_one_product and not run.autocast:
         # The head's gradient is a transposed view, so that the sum of both is a third tensor.
         total = run.new(num_weights, run.weight_bytes, GRADIENTS)
         run.drop(of_embedding, of_head)
@@ -191,8 +193,7 @@ def _head_back(run: TrainingPass, of_logits: Block) -> tuple[Block, Block | None
 def _chunked_loss(run: TrainingPass, hidden: Block) -> tuple[Block, Block | None]:
     """A few rows of logits at a time, forward without keeping them, then back from the last."""
     spec, n = run.spec, run.num_positions
-    rows = min(LOSS_ROWS, n)
-    num_chunks, num_logits = -(-n // LOSS_ROWS), rows * spec.vocab_size
+    num_logits = min(LOSS_ROWS, n) * spec.vocab_size
     num_weights = spec.vocab_size * spec.hidden_size
     weight = run.new(num_weights, 2, LOGITS) if run.autocast else None
     _rows_forward(run, num_logits, to_go_back=False)
@@ -200,7 +201,7 @@ def _chunked_loss(run: TrainingPass, hidden: Block) -> tuple[Block, Block | None
         run.drop(weight)
     run.end_autocast()
     gradient = total = None
-    for chunk in range(num_chunks):
+    for chunk in range(_num_chunks(run)):
         weight = run.new(num_weights, 2, LOGITS) if run.autocast else None
         of_logits = _rows_forward(run, num_logits, to_go_back=True)
         of_weight = run.new(num_weights, run.compute_bytes, GRADIENTS)
@@ -230,6 +231,11 @@ def _chunked_loss(run: TrainingPass, hidden: Block) -> tuple[Block, Block | None
         return gradient, total
     run.trained.accumulate("head", total, num_weights)
     return gradient, None
+
+
+def _num_chunks(run: Pass) -> int:
+    """Of a chunked loss; the last position of a sequence predicts nothing."""
+    return max(1, -(-(run.num_positions - run.batch) // LOSS_ROWS))
 
 
 def _rows_forward(run: Pass, num_logits: int, *, to_go_back: bool) -> Block:
