@@ -36,11 +36,20 @@ class Block:
         self.after: Block | None = None
 
 
-class Allocator:
-    """Plays requests and releases; peaks are kept, with the sum of each kind at the allocated peak."""
+WORKSPACE = "matrix product workspace"
 
-    def __init__(self, limit_bytes: int | None = None) -> None:
-        self.limit_bytes = limit_bytes
+
+class Allocator:
+    """Plays requests and releases; peaks are kept, with the sum of each kind at the allocated peak.
+
+    Args:
+        limit_bytes: that may be reserved; beyond it SimulatedOutOfMemory is raised.
+        workspace_bytes: that cuBLAS asks for, once for each thread that multiplies matrices.
+    """
+
+    def __init__(self, limit_bytes: int | None = None, workspace_bytes: int = 0) -> None:
+        self.limit_bytes, self._workspace_bytes = limit_bytes, workspace_bytes
+        self._threads: set[str] = set()
         self.allocated_bytes = self.reserved_bytes = 0
         self.peak_allocated_bytes = self.peak_reserved_bytes = 0
         self.by_kind: Counter[str] = Counter()
@@ -60,6 +69,15 @@ class Allocator:
             self.peak_allocated_bytes = self.allocated_bytes
             self.peak_by_kind = dict(self.by_kind)
         return block
+
+    def multiply(self, thread: str) -> None:
+        """A matrix product: at its thread's first, cuBLAS's workspace is made, in the midst of what is there.
+
+        When it is made matters: it stays, and a large free segment that it was cut from is never whole again.
+        """
+        if self._workspace_bytes and thread not in self._threads:
+            self._threads.add(thread)
+            self.hold(self._workspace_bytes, WORKSPACE)
 
     def keep(self, block: Block) -> Block:
         """One more reference."""

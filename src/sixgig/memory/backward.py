@@ -73,6 +73,7 @@ class TrainingPass(Pass):
         """Takes the output's gradient; gives the input's. `wide_input`: the input was the residual's type."""
         n, c = self.num_positions, self.compute_bytes
         of_weight = self.new(num_in * num_out, c, GRADIENTS)
+        self.memory.multiply("backward")  # autograd's thread
         of_input = self.new(n * num_in, c)
         self.drop(gradient)
         self.take(f"{name}.weight")
@@ -215,19 +216,26 @@ class TrainingPass(Pass):
     def _scores_back(self, name: str, gradient: Block) -> tuple[Block, Block, Block]:
         n, c = self.num_positions, self.compute_bytes
         shared = self.spec.num_heads != self.spec.num_kv_heads
-        if self.work.attention == "eager" or (c == 4 and shared):
+        has_window = f"{name}.bias" in self.saved.blocks
+        if self.work.attention == "eager" or (c == 4 and shared and not has_window):
             return self._composed_back(name, gradient)
-        of_q, of_k, of_v = self.new(n * self.query, c), self.new(n * self.key, c), self.new(n * self.key, c)
+        width = self.query if has_window and self.repeats_heads else self.key
+        of_q, of_k, of_v = self.new(n * self.query, c), self.new(n * width, c), self.new(n * width, c)
         # fp32 sums for q, and where heads share keys and values, those of every head before they are added.
         scratch = self.new(n * self.query * (8 if shared else 4) + n * self.spec.num_heads * 4, 1)
         self.drop(scratch, gradient)
-        for part in ("q", "k", "v", "out", "log_sum"):
+        for part in ("q", "k", "v", "out", "log_sum", "bias"):
             self.take(f"{name}.{part}")
         if self.autocast:
             of_q, narrow = self.new(n * self.query, 4), of_q
             self.drop(narrow)
-            of_k, narrow = self.new(n * self.key, 4), of_k
+            of_k, narrow = self.new(n * width, 4), of_k
             self.drop(narrow)
+        if width != self.key:  # the sums over the heads that one key and value head was repeated for
+            of_v, each = self.new(n * self.key, c), of_v
+            self.drop(each)
+            of_k, each = self.new(n * self.key, max(c, self.residual_bytes)), of_k
+            self.drop(each)
         return of_q, of_k, of_v
 
     def _composed_back(self, name: str, gradient: Block) -> tuple[Block, Block, Block]:

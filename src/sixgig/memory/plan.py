@@ -15,11 +15,11 @@ from ..catalogue import HubSource, ModelSpec, all_models
 from ..catalogue.splitting import why_not_split
 from ..errors import DoesNotFitError
 from ..units import MIB, format_bytes
-from .allocator import Allocator, SimulatedOutOfMemory
+from .allocator import WORKSPACE, Allocator, SimulatedOutOfMemory
 from .choices import Wishes, candidates, described
 from .ledger import Line, MemoryPlan, Tried, ram_margin_bytes
 from .outside import FRAGMENTS_SHARE, MARGIN_STOPS_AT_BYTES, Outside, outside
-from .programs import WORKSPACE, simulate
+from .programs import simulate
 from .speed import max_tokens_per_second
 from .weights import EMBEDDING, EXPERTS, experts_bytes, least_device_bytes
 from .workload import Workload
@@ -142,8 +142,8 @@ class _Place:
         idle = spec.num_expert_parameters * (spec.num_experts - spec.num_experts_per_token)
         active = spec.num_parameters - idle // spec.num_experts
         return (
-            f"{spec.num_parameters / 1e9:.1f} B parameters in all, of which a token uses {active / 1e9:.1f} B:"
-            f" {self._stored_bytes(work) / 1e9:.1f} GB as stored"
+            f"{spec.num_parameters / 1e9:.1f} B parameters, a token uses {active / 1e9:.1f} B of them: "
+            f"{self._stored_bytes(work) / 1e9:.1f} GB as stored"
         )
 
     def _stored_bytes(self, work: Workload) -> int:

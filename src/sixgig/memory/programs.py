@@ -11,7 +11,6 @@ from .passes import Cache, Pass
 from .weights import hold_weights
 from .workload import Training, Workload
 
-WORKSPACE = "matrix product workspace"
 NEW_TOKENS = 8  # generated after a prompt that fills the rest of the context
 NLL_ROWS = 2048  # numerics.likelihood.default_chunk_rows on a GPU
 SPLIT_CALIBRATION_WINDOWS, SPLIT_PRIVATE_WINDOWS = 32, 64  # transform.split_model's default; a small file
@@ -27,11 +26,8 @@ def simulate(
         workspace_bytes: what cuBLAS takes through the allocator for each thread that multiplies.
         limit_bytes: of memory that the allocator may reserve; beyond it SimulatedOutOfMemory is raised.
     """
-    memory = Allocator(limit_bytes)
+    memory = Allocator(limit_bytes, workspace_bytes)
     hold_weights(spec, work, memory)
-    memory.hold(workspace_bytes, WORKSPACE)
-    if work.task == "sft":
-        memory.hold(workspace_bytes, WORKSPACE)  # the backward pass runs in a thread of its own
     tasks = {"generate": _generate, "score": _score, "sft": _train, "split": _split}
     tasks[work.task](spec, work, memory)
     return memory
@@ -71,14 +67,13 @@ def _score(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
     hidden, angles = _forward(run)
     run.drop(*angles)
     head = run.new(spec.vocab_size * spec.hidden_size, 2, LOGITS) if run.autocast else None
-    if work.batch > 1:
-        hidden, whole = run.new(run.num_positions * spec.hidden_size, run.residual_bytes), hidden
-        run.drop(whole)
+    # Without the last position of each sequence, several are no longer one piece; the caller keeps the whole.
+    pieces = [run.new(run.num_positions * spec.hidden_size, run.residual_bytes)] if work.batch > 1 else []
     rows = min(NLL_ROWS, run.num_positions)
     targets = run.new(rows * spec.hidden_size, run.weight_bytes)
     logits = run.new(rows * spec.vocab_size, run.compute_bytes, LOGITS)
     wide = run.new(rows * spec.vocab_size, 4, LOGITS)
-    run.drop(hidden, targets, logits, wide, *([head] if head else []))
+    run.drop(hidden, *pieces, targets, logits, wide, *([head] if head else []))
 
 
 def _split(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
@@ -121,6 +116,8 @@ def _micro_batch(spec: ModelSpec, work: Workload, memory: Allocator, trained: Tr
     run.trained = trained
     how, n = work.training, run.num_positions
     h, *angles = run.embed()
+    # Each layer's checkpoint has a reference to the mask; without them it goes with the forward pass.
+    masks = [angles.pop()] if run.mask_bytes and not how.checkpointing else []
     inputs = []
     for index in range(spec.num_layers):
         run.recording = not how.checkpointing
@@ -131,7 +128,7 @@ def _micro_batch(spec: ModelSpec, work: Workload, memory: Allocator, trained: Tr
         else:
             run.drop(before)
     hidden = run.norm("final", h, n * spec.hidden_size)
-    run.drop(h)
+    run.drop(h, *masks)
     loss_back = _chunked_loss if how.loss == "chunked" else _dense_loss
     gradient, of_head = loss_back(run, hidden)
     gradient = run.norm_back(
@@ -149,7 +146,8 @@ def _micro_batch(spec: ModelSpec, work: Workload, memory: Allocator, trained: Tr
     num_weights = spec.vocab_size * spec.hidden_size
     of_embedding = run.new(num_weights, run.weight_bytes, GRADIENTS)
     run.drop(gradient, *angles)
-    if of_head is not None and how.loss == "dense" and not run.autocast:
+    is_one_product = how.loss == "dense" or _num_chunks(run) == 1
+    if of_head is not None and is_one_product and not run.autocast:
         # The head's gradient is a transposed view, so that the sum of both is a third tensor.
         total = run.new(num_weights, run.weight_bytes, GRADIENTS)
         run.drop(of_embedding, of_head)
@@ -195,8 +193,7 @@ def _head_back(run: TrainingPass, of_logits: Block) -> tuple[Block, Block | None
 def _chunked_loss(run: TrainingPass, hidden: Block) -> tuple[Block, Block | None]:
     """A few rows of logits at a time, forward without keeping them, then back from the last."""
     spec, n = run.spec, run.num_positions
-    rows = min(LOSS_ROWS, n)
-    num_chunks, num_logits = -(-n // LOSS_ROWS), rows * spec.vocab_size
+    num_logits = min(LOSS_ROWS, n) * spec.vocab_size
     num_weights = spec.vocab_size * spec.hidden_size
     weight = run.new(num_weights, 2, LOGITS) if run.autocast else None
     _rows_forward(run, num_logits, to_go_back=False)
@@ -204,7 +201,7 @@ def _chunked_loss(run: TrainingPass, hidden: Block) -> tuple[Block, Block | None
         run.drop(weight)
     run.end_autocast()
     gradient = total = None
-    for chunk in range(num_chunks):
+    for chunk in range(_num_chunks(run)):
         weight = run.new(num_weights, 2, LOGITS) if run.autocast else None
         of_logits = _rows_forward(run, num_logits, to_go_back=True)
         of_weight = run.new(num_weights, run.compute_bytes, GRADIENTS)
@@ -234,6 +231,11 @@ def _chunked_loss(run: TrainingPass, hidden: Block) -> tuple[Block, Block | None
         return gradient, total
     run.trained.accumulate("head", total, num_weights)
     return gradient, None
+
+
+def _num_chunks(run: Pass) -> int:
+    """Of a chunked loss; the last position of a sequence predicts nothing."""
+    return max(1, -(-(run.num_positions - run.batch) // LOSS_ROWS))
 
 
 def _rows_forward(run: Pass, num_logits: int, *, to_go_back: bool) -> Block:
