@@ -72,4 +72,6 @@ def _row(one: Mapping[str, Any]) -> list[str]:
 
 
 def _error(value: int | None, measured: int) -> str:
-    return "" if value is None else f"{100 * (value / measured - 1):+.2f}%"
+    if value is None:
+        return ""
+    return f"{round(100 * (value / measured - 1), 2) + 0.0:+.2f}%"  # + 0.0: no "-0.00%"
