@@ -1,4 +1,4 @@
-"""Measured memory against the planner: a prediction that drifts from its receipt fails here, on any machine."""
+"""Measured memory against the planner: a prediction that drifts from its receipt fails here."""
 
 from __future__ import annotations
 
