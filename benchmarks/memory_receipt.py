@@ -131,9 +131,11 @@ def fit_figures(found: Sequence[Pair]) -> list[dict[str, Any]]:
         return []
     false_fits = [pair for pair in decided if pair.predicted and not pair.runs]
     false_refusals = [pair for pair in that_run if not pair.predicted]
+    open_pairs = [pair for pair in found if pair.runs is None]
     note = (
         f"{len(decided)} pairs of configuration and card (4, 6, 8 GiB) are decided, {len(that_run)} of them "
-        f"run; {len(found) - len(decided)} need a run under the card's limit and are left out"
+        f"run; {len(open_pairs)} need a run under the card's limit and are left out, of which the planner "
+        f"says that {sum(pair.predicted for pair in open_pairs)} fit"
     )
     return [
         _figure("plan_false_fits", len(false_fits), "pairs", most=0, n=len(decided), note=note),

@@ -100,6 +100,7 @@ def test_false_fits_and_refusals_are_counted_over_what_is_decided() -> None:
     assert (fits["value"], fits["n"], fits["met"]) == (1, 6, False)
     assert (refusals["value"], refusals["n"], refusals["met"]) == (0.25, 4, False)
     assert "1 need a run" in fits["note"]
+    assert fits["note"].endswith("the planner says that 1 fit")
     assert writer.fit_figures([pair for pair in found if pair.runs is None]) == []
 
 
