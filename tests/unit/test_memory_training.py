@@ -1,4 +1,4 @@
-"""The simulated training step, against every allocation of transformers' own code, autograd and AdamW on this CPU.
+"""The simulated training step, against every allocation of the real code, autograd and AdamW on this CPU.
 
 Each comparison is of a whole step twice: forward, backward, optimizer. Where activations are wide their peak
 is in the backward pass, where the vocabulary is wide and the text short it is in gradients and moments.
@@ -41,14 +41,14 @@ def compare(config: Any, work: Workload, tolerance: float) -> None:
     assert simulated == pytest.approx(traced_peak_bytes(config, work), rel=tolerance)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["plain", "two-micro-batches", "checkpointing", "chunked"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_wide_activations(precision: str, way: str) -> None:
     # Heads of their own, so that a GPU too would use its fused attention in fp32.
     compare(config_of("llama-whole-heads"), training(precision, way, context=128, batch=4), 0.01)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["two-micro-batches", "chunked", "foreach", "in-backward"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_wide_vocabulary(precision: str, way: str) -> None:
     # Tied, so that the head's gradient and the embedding's meet. The tolerance is for small tensors.
@@ -63,11 +63,9 @@ def test_families_in_bf16(name: str, attention: str) -> None:
     compare(config_of(name), work, 0.03)
 
 
-@pytest.mark.parametrize("way", ["plain", "checkpointing"])
 @pytest.mark.parametrize("name", ["llama", "qwen3", "phi", "gemma3"])
-def test_families_under_autocast(name: str, way: str) -> None:
-    work = training("autocast", way, context=128, batch=4)
-    compare(config_of(name), work, 0.03)
+def test_families_under_autocast(name: str) -> None:
+    compare(config_of(name), training("autocast", "plain", context=128, batch=4), 0.02)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "autocast"])
