@@ -82,9 +82,12 @@ def traced_peak_bytes(config: Any, work: Workload) -> int:
         for tensor in (*network.parameters(), *network.buffers())
     }
     weights_bytes = sum(_rounded(size) for size in storages.values())
-    gc.collect()  # what an earlier model left must not be freed while this one is watched
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
-        PROGRAMS.run(network, work, device)
+    gc.disable()  # what an earlier model left must not be freed while this one is watched
+    try:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+            PROGRAMS.run(network, work, device)
+    finally:
+        gc.enable()
     return weights_bytes + _peak_bytes(watched)
 
 
