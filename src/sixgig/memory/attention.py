@@ -136,8 +136,8 @@ class Attention(Operations):
         c = self.compute_bytes
         pairs = self.num_positions * num_keys * self.spec.num_heads
         num_values = self.batch * num_keys * self.query
-        if self.spec.num_heads == self.spec.num_kv_heads and not self.training:
-            keys, values = self.memory.keep(k), self.memory.keep(v)  # nothing to repeat
+        if not self.repeats_heads and not self.training:
+            keys, values = self.memory.keep(k), self.memory.keep(v)  # nothing to repeat, or by strides alone
         else:
             keys, values = self.new(num_values, max(c, self.residual_bytes)), self.new(num_values, c)
         if self.autocast:

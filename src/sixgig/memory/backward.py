@@ -67,6 +67,12 @@ class TrainingPass(Pass):
         if (block := self.saved.blocks.pop(name, None)) is not None:
             self.drop(block)
 
+    def forget(self) -> None:
+        """Gives up the way back: all that was saved for it goes."""
+        self.end_autocast()
+        self.drop(*self.saved.blocks.values())
+        self.saved.blocks.clear()
+
     def linear_back(
         self, name: str, gradient: Block, num_in: int, num_out: int, *, wide_input: bool
     ) -> Block:

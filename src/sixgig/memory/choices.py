@@ -115,14 +115,14 @@ def _stored(spec: ModelSpec, wishes: Wishes, base: Workload) -> Iterator[Workloa
             bits, head_bits = wishes.bits, max(head_bits, min(wishes.bits, 16))
         if wishes.task == "score" and (wishes.head_bits or head_bits) < 16:
             continue  # scoring reads all of the head as it is
-        if spec.tied_embeddings and place == "cpu" and head_bits >= 16:
-            continue  # the embedding is the head, so it cannot leave the card alone
         work = replace(
             base,
             bits=bits,
             head_bits=wishes.head_bits or head_bits,
             embedding_place=wishes.embedding_place or place,
         )
+        if spec.tied_embeddings and work.embedding_place == "cpu" and work.head_bits >= 16:
+            continue  # the embedding is the head, so it cannot leave the card alone
         if work not in seen:
             seen.add(work)
             yield work

@@ -99,6 +99,7 @@ def _split(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
         run.drop(before)
     rows = memory.hold(10 * 2 * work.context * spec.vocab_size, LOGITS)
     memory.drop(h, *angles, rows, dense)
+    run.forget()
 
 
 def _train(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
