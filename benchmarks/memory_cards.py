@@ -10,9 +10,9 @@ from typing import Any
 from memory_configs import Configuration
 from sixgig.cards import Card
 from sixgig.catalogue import get
-from sixgig.memory.allocator import Allocator, SimulatedOutOfMemory
 from sixgig.memory.outside import HOPPER_CONTEXT_BYTES, OTHER_CONTEXT_BYTES, outside
-from sixgig.memory.programs import simulate
+from sixgig.memory.simulation.allocator import Allocator, SimulatedOutOfMemory
+from sixgig.memory.simulation.programs import simulate
 from sixgig.units import GIB
 
 CARD_GIB = (4, 6, 8)
