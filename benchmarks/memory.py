@@ -3,8 +3,10 @@
 python benchmarks/memory.py                  on a GPU: every configuration of memory_configs, each in a
                                              process of its own; then those near a small card's
                                              limit, under that limit
-python benchmarks/memory.py --from RAW.json  a receipt of measurements that are there already, with the
-                                             predictions of the code as it is
+python benchmarks/memory.py --from RAW [...] a receipt of measurements that are there already, with the
+                                             predictions of the code as it is. RAW: what an earlier run
+                                             left, or an earlier receipt; the first that has a
+                                             configuration counts
 python benchmarks/memory.py --tiny           two layers of each model, to try the programs on any machine
 
 Weights are random, of the true shape. Measured are torch's own peaks (allocated, reserved) and what the
@@ -24,40 +26,42 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from memory_cards import CARD_GIB, capped_name, deciding_cap_bytes
 from memory_configs import Configuration, all_configurations
+from memory_measured import read_measured
 from memory_receipt import receipt
-from sixgig.cards import Card
-from sixgig.catalogue import get
 from sixgig.catalogue.models import entry
 from sixgig.files import write_json
-from sixgig.memory.allocator import SimulatedOutOfMemory
-from sixgig.memory.outside import HOPPER_CONTEXT_BYTES, OTHER_CONTEXT_BYTES, outside
-from sixgig.memory.programs import simulate
-from sixgig.units import GIB
+from sixgig.hardware import probe
 
 ROOT = Path(__file__).resolve().parent.parent
-CARD_GIB = (4, 6, 8)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--from", dest="raw", type=Path, help="measurements of an earlier run")
+    parser.add_argument("--from", dest="raw", type=Path, nargs="+", help="measured earlier, or a receipt")
+    parser.add_argument("--peers", type=Path, help="what memory_peers.py wrote; default: as in the receipt")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "receipts")
     parser.add_argument("--work", type=Path, default=Path("runs/memory"))
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no further run after so long")
-    parser.add_argument("--commit", help="the commit that was measured, where git cannot tell")
+    parser.add_argument("--commit", help="the commit that was measured, where neither git nor RAW tells")
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
     if arguments.raw:
-        measured = json.loads(arguments.raw.read_text(encoding="utf-8"))
+        measured = read_measured(arguments.raw, arguments.commit)
     else:
         measured = measure(arguments.work, time.monotonic() + arguments.seconds, arguments.tiny)
+        measured["commit"] = arguments.commit or _commit()
         write_json(arguments.work / "measured.json", measured)
-    if arguments.tiny:
-        return
-    value = receipt(measured, str(datetime.date.today()), arguments.commit or _commit())
+        if arguments.tiny:
+            return
+        measured = read_measured([arguments.work / "measured.json"], None)
+    if arguments.peers:
+        told = json.loads(arguments.peers.read_text(encoding="utf-8"))
+        measured |= {"peers": told["configurations"], "peer_versions": told["versions"]}
+    value = receipt(measured, str(datetime.date.today()), _commit())
     path = arguments.out / f"{value['area']}-{value['date']}.json"
     write_json(path, value)
     for figure in value["figures"]:
@@ -77,7 +81,7 @@ def measure(work: Path, end: float, tiny: bool) -> dict[str, Any]:
         for size in CARD_GIB:
             if (cap_bytes := deciding_cap_bytes(one, size, runs.get(one.label, {}))) is not None:
                 found = _in_child(one, cap_bytes, work, tiny)
-                capped[f"{one.label} on {size} GiB"] = {
+                capped[capped_name(one, size)] = {
                     key: found.get(key) for key in ("error", "peak_allocated_bytes", "peak_reserved_bytes")
                 }
                 print(one.label, size, found.get("error") or "runs", flush=True)
@@ -90,38 +94,6 @@ def _until(configurations: Iterable[Configuration], end: float) -> Iterable[Conf
             print("out of time before", one.label)
             return
         yield one
-
-
-def emulated_card(size: int) -> Card:
-    """A consumer card of `size` GiB as this GPU can play it: with this GPU's larger context added."""
-    more = HOPPER_CONTEXT_BYTES - OTHER_CONTEXT_BYTES
-    return Card(name=f"{size} GiB", total_bytes=size * GIB + more, compute_capability="9.0")
-
-
-def deciding_cap_bytes(one: Configuration, size: int, run: dict[str, Any]) -> int | None:
-    """What the allocator may reserve there, margin included; None where the run without a limit decides."""
-    card = emulated_card(size)
-    around = outside(card, training=one.work.task == "sft")
-    cap_bytes = around.limit_bytes(card) + around.margin_bytes
-    if "error" in run or not run:
-        return None
-    decides = run["peak_allocated_bytes"] <= cap_bytes < run["peak_reserved_bytes"]
-    return cap_bytes if decides else None
-
-
-def predicted_fit(one: Configuration, size: int) -> bool:
-    card = emulated_card(size)
-    around = outside(card, training=one.work.task == "sft")
-    try:
-        simulate(
-            get(one.model),
-            one.work,
-            workspace_bytes=around.workspace_bytes,
-            limit_bytes=around.limit_bytes(card),
-        )
-    except SimulatedOutOfMemory:
-        return False
-    return True
 
 
 def _load_libraries() -> None:
@@ -145,7 +117,9 @@ def _in_child(one: Configuration, cap_bytes: int | None, work: Path, tiny: bool)
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"error": "the process died"}
+    found: dict[str, Any] = {"error": "the process died"}
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
     if cap_bytes is None:
         shown = found.get("error") or f"{found.get('peak_allocated_bytes', 0) / 2**20:.0f} MiB"
         print(f"{one.label}: {shown}", flush=True)
@@ -228,7 +202,8 @@ def _device() -> dict[str, Any]:
         "'transformers': transformers.__version__, 'python': platform.python_version()}}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    gpus = probe().gpus
+    return json.loads(done.stdout.strip().splitlines()[-1]) | {"driver": gpus[0].driver if gpus else None}
 
 
 def _commit() -> str:

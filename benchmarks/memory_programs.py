@@ -141,8 +141,8 @@ def _train(network: Any, work: Workload, device: torch.device) -> None:
 
 def _optimizers(network: Any, kind: str) -> list[torch.optim.Optimizer]:
     if kind != "in-backward":
-        which = {"fused": True} if kind == "fused" else {"foreach": True}
-        return [torch.optim.AdamW(network.parameters(), lr=1e-5, **which)]
+        fused, foreach = (True, None) if kind == "fused" else (None, True)
+        return [torch.optim.AdamW(network.parameters(), lr=1e-5, fused=fused, foreach=foreach)]
     for parameter in network.parameters():
         optimizer = torch.optim.AdamW([parameter], lr=1e-5, fused=True)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sixgig.memory.allocator import Allocator, SimulatedOutOfMemory
+from sixgig.memory.simulation.allocator import Allocator, SimulatedOutOfMemory
 from sixgig.units import KIB, MIB
 
 

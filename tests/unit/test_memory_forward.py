@@ -14,8 +14,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from traced_memory import MODELS, config_of, spec_of, traced_peak_bytes
 
-from sixgig.memory import programs
-from sixgig.memory.programs import simulate
+from sixgig.memory.simulation import programs
+from sixgig.memory.simulation.programs import simulate
 from sixgig.memory.workload import Workload
 from sixgig.numerics.likelihood import default_chunk_rows
 

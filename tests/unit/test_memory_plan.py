@@ -13,8 +13,8 @@ from sixgig.catalogue import ModelSpec, all_models, get
 from sixgig.memory import TASKS, DoesNotFit, MemoryPlan, Wishes, estimate, outside, plan, usable_ram_bytes
 from sixgig.memory.choices import candidates, described
 from sixgig.memory.plan import first_that_fits
-from sixgig.memory.programs import simulate
-from sixgig.memory.weights import EMBEDDING, EXPERTS, experts_bytes, least_device_bytes
+from sixgig.memory.simulation.programs import simulate
+from sixgig.memory.simulation.weights import EMBEDDING, EXPERTS, experts_bytes, least_device_bytes
 from sixgig.units import GIB, MIB
 
 RAM_BYTES = 32 * GIB

@@ -9,11 +9,11 @@ import pytest
 from sixgig.catalogue import ModelSpec, all_models, get
 from sixgig.errors import InputError
 from sixgig.memory import TASKS, Training, Wishes, Workload
-from sixgig.memory.allocator import WORKSPACE, Allocator
-from sixgig.memory.backward import LOGITS, MOMENTS
 from sixgig.memory.choices import candidates
-from sixgig.memory.programs import simulate
-from sixgig.memory.weights import hold_weights
+from sixgig.memory.simulation.allocator import WORKSPACE, Allocator
+from sixgig.memory.simulation.backward import LOGITS, MOMENTS
+from sixgig.memory.simulation.programs import simulate
+from sixgig.memory.simulation.weights import hold_weights
 
 CACHE = "key/value cache"
 WORKSPACE_BYTES = 512 * 1024

@@ -12,8 +12,8 @@ import pytest
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from traced_memory import config_of, spec_of, traced_peak_bytes
 
-from sixgig.memory.backward import LOGITS
-from sixgig.memory.programs import simulate
+from sixgig.memory.simulation.backward import LOGITS
+from sixgig.memory.simulation.programs import simulate
 from sixgig.memory.workload import Training, Workload
 
 # The name that transformers 5.17 knows is deprecated in 5.23.

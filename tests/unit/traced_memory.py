@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from sixgig.catalogue import ModelSpec
 from sixgig.catalogue.reader import spec_from_config
-from sixgig.memory.allocator import STEP_BYTES
+from sixgig.memory.simulation.allocator import STEP_BYTES
 from sixgig.memory.workload import Workload
 
 torch.set_num_threads(1)  # kernels' scratch is a matter of threads

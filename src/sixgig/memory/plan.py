@@ -15,13 +15,12 @@ from ..catalogue import HubSource, ModelSpec, all_models
 from ..catalogue.splitting import why_not_split
 from ..errors import DoesNotFitError
 from ..units import MIB, format_bytes
-from .allocator import WORKSPACE, Allocator, SimulatedOutOfMemory
 from .choices import Wishes, candidates, described
 from .ledger import Line, MemoryPlan, Tried, ram_margin_bytes
 from .outside import FRAGMENTS_SHARE, MARGIN_STOPS_AT_BYTES, Outside, outside
-from .programs import simulate
+from .simulation import WORKSPACE, Allocator, SimulatedOutOfMemory, simulate
+from .simulation.weights import EMBEDDING, EXPERTS, experts_bytes, least_device_bytes
 from .speed import max_tokens_per_second
-from .weights import EMBEDDING, EXPERTS, experts_bytes, least_device_bytes
 from .workload import Workload
 
 _CARD_STEP_BYTES = 256 * MIB  # cards are named in steps no finer than this

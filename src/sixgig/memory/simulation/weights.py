@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..catalogue import ModelSpec
+from ...catalogue import ModelSpec
+from ..workload import Workload
 from .allocator import Allocator
-from .workload import Workload
 
 LINEAR, EXPERTS = "linear layers", "routed experts"
 EMBEDDING, HEAD, SMALL = "embedding", "output head", "norms, biases, routers"

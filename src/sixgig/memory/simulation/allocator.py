@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import Counter
 
-from ..units import MIB
+from ...units import MIB
 
 STEP_BYTES = 512
 SMALL_BYTES = 1 * MIB  # requests up to this come from segments of 2 MiB

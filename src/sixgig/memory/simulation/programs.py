@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..catalogue import ModelSpec
+from ...catalogue import ModelSpec
+from ..workload import Training, Workload
 from .allocator import Allocator, Block
 from .backward import GRADIENTS, LOGITS, LOSS_ROWS, Trained, TrainingPass
 from .passes import Cache, Pass
 from .weights import hold_weights
-from .workload import Training, Workload
 
 NEW_TOKENS = 8  # generated after a prompt that fills the rest of the context
 NLL_ROWS = 2048  # numerics.likelihood.default_chunk_rows on a GPU

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import gcd
 
-from ..catalogue import ModelSpec
+from ...catalogue import ModelSpec
+from ..workload import Workload
 from .allocator import Allocator, Block
-from .workload import Workload
 
 PACKED_TILE_WEIGHTS = 2**22  # layers.packed_linear.TILE_WEIGHTS
 
