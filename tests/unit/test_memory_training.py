@@ -55,17 +55,18 @@ def test_wide_vocabulary(precision: str, way: str) -> None:
     compare(config_of("llama", vocab_size=4096), training(precision, way, context=16, batch=1), 0.01)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(("attention", "way"), [("sdpa", "plain"), ("eager", "checkpointing")])
 @pytest.mark.parametrize("name", ["llama", "qwen3", "phi", "gemma3", "gemma3-one-head"])
-def test_families_in_bf16(name: str, attention: str) -> None:
-    work = training("bf16", "checkpointing", context=128, batch=4, attention=attention)
-    # The sums of a norm's gradient take a scratch on a GPU, which the simulation has, but not on a CPU.
-    compare(config_of(name), work, 0.03)
+def test_families_in_bf16(name: str, attention: str, way: str) -> None:
+    work = training("bf16", way, context=128, batch=4, attention=attention)
+    # With checkpointing the peak is within a layer, where the sums of a norm's gradient take a scratch on a
+    # GPU, which the simulation has, but not on a CPU; without, it is in the loss, on top of all that is kept.
+    compare(config_of(name), work, 0.01 if way == "plain" else 0.03)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "phi", "gemma3"])
 def test_families_under_autocast(name: str) -> None:
-    compare(config_of(name), training("autocast", "plain", context=128, batch=4), 0.02)
+    compare(config_of(name), training("autocast", "plain", context=128, batch=4), 0.01)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "autocast"])

@@ -10,7 +10,7 @@ import pytest
 from sixgig.cards import Card, find_card
 from sixgig.catalogue import get
 from sixgig.errors import InputError, UnknownNameError
-from sixgig.memory import Training, Wishes, Workload, estimate
+from sixgig.memory import Training, Wishes, Workload, estimate, first_that_fits
 from sixgig.memory.choices import candidates
 from sixgig.memory.speed import BUS_BYTES_PER_SECOND, max_tokens_per_second
 from sixgig.units import GIB, parse_bytes
@@ -125,6 +125,19 @@ def test_every_answer_to_what_would_fit_is_true(index: int) -> None:
             assert answer.startswith("model "), answer
             spec = get(answer.split()[1])
         assert estimate(spec, asked, card=on, ram_bytes=memory).fits, answer
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=[ASKED[0][0], ASKED[1][0]])
+def test_the_card_that_is_offered_is_about_the_smallest(index: int) -> None:
+    name, wishes, card_bytes, ram_bytes = ASKED[index]
+    (answer,) = (answer for answer in answers(index) if answer.startswith("a card of "))
+    size_bytes = parse_bytes(answer.removeprefix("a card of "))
+    assert card_bytes is not None
+    assert size_bytes > card_bytes
+    # Half a GiB less would not do: a quarter is the step in which sizes are named. Where activations rule, a
+    # smaller card can do too, since under a limit the allocator returns what it does not use.
+    smaller = Card(name="", total_bytes=size_bytes - GIB // 2)
+    assert not first_that_fits(get(name), wishes, card=smaller, ram_bytes=ram_bytes).fits
 
 
 def test_the_answers_name_each_kind_of_change() -> None:
