@@ -40,6 +40,7 @@ _TRAINED = tuple(
         (True, "chunked", "in-backward"),
     )
 )
+MAX_TRAVELLING_BITS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,9 @@ def _possible(spec: ModelSpec, wishes: Wishes, base: Workload) -> Iterator[Workl
         stored = list(_stored(spec, wishes, base))
         yield from stored
         if spec.num_experts:
-            yield from (replace(work, experts_place="cpu") for work in stored)
+            # Experts come over the bus for every token: more bits than 4 only where they are asked for.
+            few = [work for work in stored if wishes.bits is not None or work.bits <= MAX_TRAVELLING_BITS]
+            yield from (replace(work, experts_place="cpu") for work in few)
 
 
 def _stored(spec: ModelSpec, wishes: Wishes, base: Workload) -> Iterator[Workload]:

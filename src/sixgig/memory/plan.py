@@ -237,7 +237,7 @@ class _Place:
 
 def _because(spec: ModelSpec, work: Workload, kind: str) -> str:
     if kind == "key/value cache":
-        return f"{work.num_tokens} tokens in 16 bit"
+        return f"{work.num_tokens} tokens in {32 if work.bits == 32 else 16} bit"
     if kind == WORKSPACE:
         return "cuBLAS's own"
     if kind in ("linear layers", EXPERTS):

@@ -22,7 +22,7 @@ def max_tokens_per_second(spec: ModelSpec, work: Workload, card: Card | None) ->
     per_weight = work.bytes_per_linear_weight
     dense = (spec.num_linear_parameters - spec.num_expert_parameters) * per_weight
     head = spec.embedding_parameters * _head_bytes(work)
-    cache = spec.kv_bytes(work.context)
+    cache = spec.kv_bytes(work.context, 4 if work.bits == 32 else 2)
     seconds = (dense + head + cache) / card.bandwidth_bytes_per_second
     source = BUS_BYTES_PER_SECOND if work.experts_place == "cpu" else card.bandwidth_bytes_per_second
     return 1 / (seconds + experts * per_weight / source)
