@@ -8,6 +8,7 @@
     ├── NumericalError      NaN or Inf in weights, calibration or loss                 exit 2
     ├── DoesNotFitError     the plan says no                                           exit 1
     └── OutOfSpaceError     disk or memory ran out after every fallback                exit 3
+        └── TornStepError       in the midst of a step: its stage has to be begun again
 
 A message says what was expected, what was received, where, and what to do next.
 """
@@ -50,7 +51,9 @@ class UnknownNameError(InputError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, where: str | None = None) -> None:
         known = sorted(known)
-        self.suggestions = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4)
+        by_lower_case = {item.lower(): item for item in known}
+        near = difflib.get_close_matches(name.lower(), by_lower_case, n=3, cutoff=0.4)
+        self.suggestions = [by_lower_case[item] for item in near]
         todo = f"did you mean {' or '.join(self.suggestions)}?" if self.suggestions else None
         super().__init__(
             f"unknown {kind}: {name}",
@@ -83,3 +86,10 @@ class OutOfSpaceError(SixgigError):
     """Disk or memory ran out and no fallback was left."""
 
     exit_status = 3
+
+
+class TornStepError(OutOfSpaceError):
+    """Memory ran out when a step of training had changed some weights and not others.
+
+    Nothing can go on from such weights; whoever has what the stage began with begins it again.
+    """

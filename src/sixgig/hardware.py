@@ -26,23 +26,34 @@ import pynvml
 
 from .units import GIB
 
+# NVML's codes for "driver not loaded" and "library not found": a machine without a GPU.
+_NO_DRIVER = (9, 12)
 KEPT_KERNELS = 32  # a step of training has 16; one that must be compiled anew costs 0.4 ms
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One CUDA GPU as the driver reports it."""
+    """One CUDA GPU as the driver reports it.
+
+    `used_by_others_bytes`: used, but not by this process: other programs, the desktop, the driver's own
+    share. None where the driver does not tell this process's part.
+    """
 
     name: str
     total_bytes: int
     free_bytes: int
     compute_capability: str
     driver: str
+    used_by_others_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """This machine, as far as running a language model is concerned. Bytes are `int`."""
+    """This machine, as far as running a language model is concerned. Bytes are `int`.
+
+    `driver_cuda_version`: the newest CUDA that the driver serves. `disk_free_bytes` is 0 where the cache's
+    disk cannot be asked, as on a drive that is not there.
+    """
 
     system: str
     machine: str
@@ -55,6 +66,7 @@ class Hardware:
     gpus: tuple[Gpu, ...]
     torch_version: str | None
     torch_cuda_version: str | None
+    driver_cuda_version: str | None = None
     problems: tuple[str, ...] = ()
 
 
@@ -82,10 +94,11 @@ def probe(cache_dir: Path | None = None) -> Hardware:
         num_cores=_num_usable_cores(),
         ram_bytes=ram_bytes,
         ram_available_bytes=min(memory.available, ram_bytes),
-        disk_free_bytes=shutil.disk_usage(_existing(cache_root(cache_dir))).free,
+        disk_free_bytes=_disk_free_bytes(cache_root(cache_dir)),
         gpus=gpus,
         torch_version=_installed_version("torch"),
         torch_cuda_version=_torch_cuda_version(),
+        driver_cuda_version=_driver_cuda_version(pynvml) if gpus else None,
         problems=problems,
     )
 
@@ -104,10 +117,18 @@ def choose_preset(hardware: Hardware) -> str:
     return "full"
 
 
-def _existing(folder: Path) -> Path:
-    while not folder.exists():
+def existing_folder(folder: Path) -> Path:
+    """`folder`, or the nearest folder above it that is there; the root of a missing drive as it is."""
+    while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     return folder
+
+
+def _disk_free_bytes(folder: Path) -> int:
+    try:
+        return shutil.disk_usage(existing_folder(folder)).free
+    except OSError:  # a drive that is not there, or a folder that this user may not enter
+        return 0
 
 
 def _num_usable_cores() -> int:
@@ -154,8 +175,10 @@ def _gpus(nvml: Any) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
     """The GPUs that CUDA programs of this process may see, and what could not be read."""
     try:
         nvml.nvmlInit()
-    except nvml.NVMLError:  # no driver or no GPU
-        return (), ()
+    except nvml.NVMLError as error:
+        if error.value in _NO_DRIVER:
+            return (), ()
+        return (), (f"the NVIDIA driver cannot be used: {error}",)
     found: list[Gpu] = []
     problems: list[str] = []
     try:
@@ -182,7 +205,30 @@ def _read_gpu(nvml: Any, handle: Any, driver: str) -> Gpu:
         free_bytes=int(memory.free),
         compute_capability=f"{major}.{minor}",
         driver=driver,
+        used_by_others_bytes=_used_by_others_bytes(nvml, handle, int(memory.total) - int(memory.free)),
     )
+
+
+def _used_by_others_bytes(nvml: Any, handle: Any, used_bytes: int) -> int | None:
+    try:
+        processes = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    except nvml.NVMLError:
+        return None
+    own = [process.usedGpuMemory for process in processes if process.pid == os.getpid()]
+    # Windows lists processes without their memory.
+    return None if None in own else used_bytes - sum(own)
+
+
+def _driver_cuda_version(nvml: Any) -> str | None:
+    try:
+        nvml.nvmlInit()
+        try:
+            number = nvml.nvmlSystemGetCudaDriverVersion()  # 13020 is 13.2
+        finally:
+            nvml.nvmlShutdown()
+    except nvml.NVMLError:
+        return None
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def _visible(uuids: list[str], setting: Callable[[str], str | None] = os.environ.get) -> list[int]:

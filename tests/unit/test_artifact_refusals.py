@@ -162,7 +162,10 @@ def test_a_config_that_brings_code_is_refused(split: Path, name: str) -> None:
     ("changes", "words"),
     [
         ({"architectures": ["EvilForCausalLM"]}, "architecture"),
+        ({"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None}, "split"),
+        ({"attention_bias": True}, "biases"),
         ({"model_type": "mixtral"}, "contradicts"),
+        ({"model_type": None}, "contradicts itself"),
         ({"vocab_size": 2**30}, "larger model"),
         ({"num_hidden_layers": 2**30}, "larger model"),
         ({"hidden_size": -1}, "hidden_size"),

@@ -1,4 +1,4 @@
-"""Shapes against published totals, names people type, and configurations from outside."""
+"""Names that people type, and configurations from outside."""
 
 from __future__ import annotations
 
@@ -8,28 +8,16 @@ from typing import Any
 
 import pytest
 
-from sixgig.catalogue import WheelSource, all_models, from_config, get, resolve
+from sixgig.catalogue import (
+    HubSource,
+    PublishedConfig,
+    WheelSource,
+    all_models,
+    from_config,
+    get,
+    resolve,
+)
 from sixgig.errors import InputError, NotAvailableError, UnknownNameError
-
-# Total parameters as each model's publisher states them (safetensors index or model card).
-PUBLISHED = {
-    "smollm2-135m-instruct": 134_515_008,
-    "smollm2-360m": 361_821_120,
-    "smollm2-360m-instruct": 361_821_120,
-    "smollm2-1.7b": 1_711_376_384,
-    "smollm2-1.7b-instruct": 1_711_376_384,
-    "tinyllama-1.1b-chat": 1_100_048_384,
-    "qwen2.5-0.5b-instruct": 494_032_768,
-    "qwen2.5-1.5b-instruct": 1_543_714_304,
-    "llama-3.2-1b": 1_235_814_400,
-    "llama-3-8b": 8_030_261_248,
-    "llama-3-8b-instruct": 8_030_261_248,
-    "llama-2-7b": 6_738_415_616,
-    "qwen1.5-moe-a2.7b-chat": 14_315_784_192,
-    "mixtral-8x7b-instruct": 46_702_792_704,
-    "llama-3-70b": 70_553_706_496,
-    "llama-3.1-405b": 405_853_388_800,
-}
 
 LLAMA_CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -48,10 +36,6 @@ def config_folder(folder: Path, **changes: Any) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(LLAMA_CONFIG | changes))
     return folder
-
-
-def test_every_models_parameters_are_the_published_ones() -> None:
-    assert {spec.name: spec.num_parameters for spec in all_models()} == PUBLISHED
 
 
 def test_linear_parameters_of_llama_3_8b() -> None:
@@ -141,7 +125,20 @@ def test_null_fields_mean_their_defaults(tmp_path: Path) -> None:
         ({"vocab_size": -1}, "vocab_size"),
         ({"num_hidden_layers": True}, "num_hidden_layers"),
         ({"intermediate_size": 2**40}, "intermediate_size"),
-        ({"attention_bias": True}, "bias"),
+        ({"model_type": "qwen2"}, "model_type contradicts"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads does not divide"),
+        ({"num_attention_heads": 5, "num_key_value_heads": 5}, "num_attention_heads does not divide"),
+        ({"head_dim": 0}, "head_dim"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings"),
+        ({"attention_bias": "no"}, "attention_bias"),
+        ({"torch_dtype": "float8_e4m3fn"}, "torch_dtype"),
+        ({"dtype": 16}, "dtype"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
+        ({"per_layer_config": {"0": {"intermediate_size": 8}}}, "per_layer_config"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"layer_types": ["sliding_attention", "full_attention"]}, "layer_types"),
+        ({"layer_types": ["linear_attention", "full_attention"]}, "layer_types"),
+        ({"layer_types": [["full_attention"], 1]}, "layer_types"),
     ],
 )
 def test_other_configurations_are_refused_by_name(
@@ -150,6 +147,126 @@ def test_other_configurations_are_refused_by_name(
     with pytest.raises(InputError, match=words) as caught:
         from_config(config_folder(tmp_path / "m", **changes))
     assert "config.json" in str(caught.value)
+
+
+MIXTURE = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "head_dim": 16,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+}
+PHI = {"architectures": ["PhiForCausalLM"]}
+GEMMA = {"architectures": ["Gemma3ForCausalLM"], "head_dim": 16, "sliding_window": 8}
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "words"),
+    [
+        (MIXTURE, {"decoder_sparse_step": 2}, "decoder_sparse_step"),
+        (MIXTURE, {"decoder_sparse_step": True}, "decoder_sparse_step"),
+        (MIXTURE, {"mlp_only_layers": [0]}, "mlp_only_layers"),
+        (MIXTURE, {"use_sliding_window": True}, "use_sliding_window"),
+        (MIXTURE, {"num_local_experts": 8}, "num_local_experts contradicts num_experts"),
+        (MIXTURE, {"num_experts": None}, "num_experts"),
+        (MIXTURE, {"num_experts_per_tok": 5}, "num_experts_per_tok exceeds"),
+        (MIXTURE, {"head_dim": None}, "head_dim"),
+        (MIXTURE, {"architectures": ["OlmoeForCausalLM"], "head_dim": 32}, "head_dim"),
+        (PHI, {"qk_layernorm": True}, "qk_layernorm"),
+        (PHI, {"partial_rotary_factor": 1.5}, "partial_rotary_factor"),
+        (GEMMA, {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        (GEMMA, {"sliding_window": None}, "sliding_window"),
+        (GEMMA, {"layer_types": ["full_attention"]}, "layer_types"),
+        ({"architectures": ["MistralForCausalLM"]}, {}, "sliding_window is missing"),
+    ],
+)
+def test_what_is_not_modelled_is_refused(
+    tmp_path: Path, base: dict[str, Any], changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        from_config(config_folder(tmp_path / "changed", **(base | changes)))
+
+
+@pytest.mark.parametrize("base", [MIXTURE, PHI, GEMMA])
+def test_without_those_fields_they_are_accepted(tmp_path: Path, base: dict[str, Any]) -> None:
+    assert from_config(config_folder(tmp_path / "m", **base)).architecture == base["architectures"][0]
+
+
+def test_kv_heads_are_never_guessed_where_the_class_has_a_default_of_its_own(tmp_path: Path) -> None:
+    config = LLAMA_CONFIG | {"architectures": ["Qwen2ForCausalLM"]}
+    del config["num_key_value_heads"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="num_key_value_heads"):
+        from_config(tmp_path)
+
+
+def test_packed_weights_are_read_only_when_asked_for(tmp_path: Path) -> None:
+    folder = config_folder(tmp_path / "m", quantization_config={"quant_method": "sixgig"})
+    assert (
+        from_config(folder, packed=True).num_parameters
+        == from_config(config_folder(tmp_path / "plain")).num_parameters
+    )
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("HuggingFaceTB/SmolLM2-135M", "smollm2-135m-base"),
+        ("TinyLlama-1.1B-Chat-v1.0", "tinyllama-1.1b-chat"),
+        ("Meta-Llama-3-8B-Instruct", "llama-3-8b-instruct"),
+        ("Mixtral-8x7B-Instruct-v0.1", "mixtral-8x7b-instruct"),
+        ("llama-2-7b-hf", "llama-2-7b"),
+    ],
+)
+def test_the_hubs_spelling_with_and_without_its_owner(spelling: str, name: str) -> None:
+    assert get(spelling).name == name
+
+
+def published(**changes: Any) -> PublishedConfig:
+    return PublishedConfig(config=LLAMA_CONFIG | changes, revision="c" * 40, licence="mit", gated=False)
+
+
+def test_another_hub_repository_is_read_from_its_configuration() -> None:
+    asked = []
+
+    def fetch(repo_id: str) -> PublishedConfig:
+        asked.append(repo_id)
+        return published(torch_dtype="float16")
+
+    spec = resolve(" Some-One/Model_1.5 ", fetch)
+    assert asked == ["Some-One/Model_1.5"]
+    assert (spec.name, spec.licence, spec.gated, spec.published_dtype) == (
+        "Some-One/Model_1.5", "mit", False, "float16",
+    )  # fmt: skip
+    assert spec.sources == (HubSource(repo_id="Some-One/Model_1.5", revision="c" * 40),)
+
+
+@pytest.mark.parametrize(
+    "name", ["no-owner", "a/../b", ".x/y", "a/b/c", "a--b/c", "a/..", "/etc/passwd", "a/b c"]
+)
+def test_names_that_no_repository_can_have_are_not_asked_for(name: str) -> None:
+    with pytest.raises(UnknownNameError):
+        resolve(name, lambda repo_id: pytest.fail(f"asked for {repo_id}"))
+
+
+def test_the_hub_is_not_asked_for_what_is_known_withdrawn_or_here(tmp_path: Path) -> None:
+    def never(repo_id: str) -> PublishedConfig:
+        pytest.fail(f"asked for {repo_id}")
+
+    assert resolve("Qwen/Qwen3-0.6B", never) is get("qwen3-0.6b")
+    assert resolve(config_folder(tmp_path / "mine"), never).name == "mine"
+    with pytest.raises(NotAvailableError):
+        resolve("Qwen/Qwen1.5-1.5B-Instruct", never)
+    with pytest.raises(UnknownNameError):
+        resolve("some-one/model")
+
+
+def test_a_hub_configuration_is_checked_like_any_other() -> None:
+    with pytest.raises(UnknownNameError, match="GPT2LMHeadModel") as caught:
+        resolve("a/b", lambda repo_id: published(architectures=["GPT2LMHeadModel"]))
+    assert "a/b at ccc" in str(caught.value)
+    with pytest.raises(InputError, match="auto_map"):
+        resolve("a/b", lambda repo_id: published(auto_map={"AutoModel": "x.Y"}))
 
 
 @pytest.mark.parametrize("content", ["[1]", "{", ""])

@@ -21,6 +21,7 @@ from sixgig.errors import InputError, NumericalError, OutOfSpaceError
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SIXGIG_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("SIXGIG_WHEEL_DIR", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # doctor asks no real hub
     return tmp_path / "cache"
 
 
@@ -153,6 +154,20 @@ def test_json_is_one_document_on_stdout(cache: Path, capsys) -> None:
     assert doctor["preset"] in ("cpu", "4g", "6g", "8g", "full")
 
 
+def test_one_models_facts_name_its_commit_dtype_and_template(cache: Path, capsys) -> None:
+    assert run(["models", "qwen3-0.6b", "--vram", "6GiB", "--ram", "16GiB"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("Qwen/Qwen3-0.6B at c1899de289a04d12100db370d81485cdf75e47ca", "bfloat16", "qwen3"):
+        assert words in shown
+    assert next(line for line in shown.splitlines() if "sliding_window" in line).count("none") == 1
+
+
+def test_what_is_not_split_is_not_said_to_fit_for_splitting(cache: Path, capsys) -> None:
+    card = ["--vram", "80GiB", "--ram", "256GiB", "--json"]
+    assert "split" in one_document(["models", "llama-3.2-1b", *card], capsys)["fits"]
+    assert "split" not in one_document(["models", "gemma-3-1b-it", *card], capsys)["fits"]
+
+
 def test_no_card_is_vram_0(capsys) -> None:
     document = one_document(["plan", "smollm2-135m", "--vram", "0", "--ram", "8GiB", "--json"], capsys)
     assert document["device_bytes"] is None
@@ -177,8 +192,7 @@ def tiny(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     spec = fake_spec(wheel)
     convert = FakeConverter(spec)
     real = fetching.fetch_spec
-    monkeypatch.setattr(fetching, "resolve", lambda name: spec)
-    monkeypatch.setattr("sixgig.cli.fetch.resolve", lambda name: spec)
+    monkeypatch.setattr(fetching, "resolve", lambda name, fetch_config=None: spec)
     monkeypatch.setattr(fetching, "fetch_spec", lambda *a, **o: real(*a, **o, convert=convert))
     monkeypatch.setattr(fetching, "_checked", {})
     return wheel

@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -159,6 +160,32 @@ def test_bad_settings_are_named(
     captured = capsys.readouterr()
     assert words in captured.err
     assert captured.out == ""
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"attention_bias": True}, "biases cannot be split yet"),
+        ({"architectures": ["PhiForCausalLM"], "model_type": "phi"}, "biases cannot be split yet"),
+        ({"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 8}, "Mistral"),
+        (
+            {"architectures": ["OlmoeForCausalLM"], "model_type": "olmoe"}
+            | {"num_experts": 4, "num_experts_per_tok": 2},
+            "mixtures of experts cannot be split yet",
+        ),
+    ],
+)
+def test_families_that_are_not_split_are_refused_by_name(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture, changes: dict[str, Any], words: str
+) -> None:
+    other = tiny_folder(tmp_path / "tuned")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | changes))
+    given = arguments(place, tmp_path / "out")
+    given[1] = str(other)
+    assert run(given) == 2
+    assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

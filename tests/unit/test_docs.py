@@ -34,7 +34,9 @@ def load_make_docs() -> Any:
     return module
 
 
+sys.path.insert(0, str(ROOT / "benchmarks"))  # where the scripts find each other
 make_docs = load_make_docs()
+docs_receipts = sys.modules["docs_receipts"]
 
 
 def figure(name: str, value: float, unit: str, **others: Any) -> dict[str, Any]:
@@ -149,13 +151,42 @@ def test_every_figure_is_listed_with_interval_and_n(root: Path) -> None:
     assert row_of(text, "`hessian_alpha0_exposure_gap_bits`")[5] == "a note \\| with a bar"
 
 
+def test_memory_has_a_row_a_configuration_with_signed_errors(root: Path) -> None:
+    document = root / "docs" / "memory.md"
+    blocks = [
+        f"<!-- receipts:{name} -->\n<!-- /receipts -->\n" for name in ("memory", "memory-configurations")
+    ]
+    document.write_text("".join(blocks), encoding="utf-8")
+    make_docs.main([], root=root)
+    assert text_of(root, "docs/memory.md").count("Not measured yet.") == 2
+
+    def bytes_of(allocated: int, reserved: int, used: int) -> dict[str, int]:
+        names = ("peak_allocated_bytes", "peak_reserved_bytes", "device_used_bytes")
+        return {name: mib * 2**20 for name, mib in zip(names, (allocated, reserved, used), strict=True)}
+
+    row = {
+        "label": "a model, generate",
+        "held_out": True,
+        "measured": bytes_of(1000, 1000, 2000),
+        "predicted": bytes_of(1010, 980, 2000),
+        "peers": {"accelerate_bytes": 500 * 2**20, "mem_tracker_error": "no"},
+    }
+    figures = [figure("plan_num_configs", 1, "configurations", target="at least 30", met=False)]
+    write_receipt(root, "memory", figures, raw={"configurations": [row]})
+    make_docs.main([], root=root)
+    text = text_of(root, "docs/memory.md")
+    assert row_of(text, "`plan_num_configs`")[1:4] == ["1", "1", "at least 30 ✗"]
+    cells = ["1,000", "1,010", "+1.00%", "-2.00%", "+0.00%", "-50.00%", "", "gave up"]
+    assert row_of(text, "a model, generate (held out)")[1:] == cells
+
+
 def test_the_newest_receipt_of_an_area_counts(root: Path) -> None:
     newest = [figure("cpu_demo_seconds", 90.0, "s")]
     write_receipt(root, "kill-switch-cpu", newest, date="2026-12-01")
     write_receipt(root, "kill-switch-cpu", CPU_FIGURES, date="2026-11-30")
-    receipt = make_docs.newest_receipt(root / "docs" / "receipts", "kill-switch-cpu")
+    receipt = docs_receipts.newest_receipt(root / "docs" / "receipts", "kill-switch-cpu")
     assert receipt.content["date"] == "2026-12-01"
-    assert make_docs.newest_receipt(root / "docs" / "receipts", "kill-switch-full") is None
+    assert docs_receipts.newest_receipt(root / "docs" / "receipts", "kill-switch-full") is None
 
 
 def test_drift_is_named_and_nothing_is_written(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -260,7 +291,7 @@ def test_every_link_leads_somewhere(document: Path) -> None:
 def test_the_pictures_are_there_once_the_demo_was_measured(picture: str) -> None:
     assert picture in links_of(ENGLISH)
     assert picture in links_of(CHINESE)
-    if make_docs.newest_receipt(ROOT / "docs" / "receipts", "kill-switch-cpu") is None:
+    if docs_receipts.newest_receipt(ROOT / "docs" / "receipts", "kill-switch-cpu") is None:
         pytest.skip("the demo was not measured yet, so it drew no pictures")
     assert (ROOT / picture).is_file()
 

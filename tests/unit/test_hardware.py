@@ -21,14 +21,25 @@ class FakeNvml:
     """The few calls that are used, for cards of the given sizes; None is a card that cannot be read."""
 
     class NVMLError(Exception):
-        pass
+        def __init__(self, text: str, value: int = 999) -> None:
+            super().__init__(text)
+            self.value = value
 
-    def __init__(self, *totals_gib: float | None, driver_present: bool = True) -> None:
-        self.totals_gib, self.driver_present, self.is_shut = totals_gib, driver_present, False
+    def __init__(self, *totals_gib: float | None, init_error: int | None = None) -> None:
+        self.totals_gib, self.init_error, self.is_shut = totals_gib, init_error, False
+        self.processes: list[SimpleNamespace] | None = []
 
     def nvmlInit(self) -> None:
-        if not self.driver_present:
-            raise self.NVMLError("Driver Not Loaded")
+        if self.init_error is not None:
+            raise self.NVMLError("Driver/library version mismatch", self.init_error)
+
+    def nvmlSystemGetCudaDriverVersion(self) -> int:
+        return 13020
+
+    def nvmlDeviceGetComputeRunningProcesses(self, index: int) -> list[SimpleNamespace]:
+        if self.processes is None:
+            raise self.NVMLError("Not Supported", 3)
+        return self.processes
 
     def nvmlShutdown(self) -> None:
         self.is_shut = True
@@ -88,8 +99,54 @@ def test_a_card_that_torch_was_not_built_for_is_no_card() -> None:
     assert choose_preset(machine(24, cuda=None)) == "cpu"
 
 
-def test_no_driver_is_no_error() -> None:
-    assert hardware._gpus(FakeNvml(driver_present=False)) == ((), ())
+@pytest.mark.parametrize("code", [9, 12])
+def test_no_driver_is_no_error(code: int) -> None:
+    assert hardware._gpus(FakeNvml(init_error=code)) == ((), ())
+
+
+def test_a_driver_that_is_there_and_cannot_be_used_is_a_problem() -> None:
+    gpus, problems = hardware._gpus(FakeNvml(6, init_error=18))
+    assert gpus == ()
+    assert "version mismatch" in problems[0]
+    assert hardware._driver_cuda_version(FakeNvml(6, init_error=18)) is None
+
+
+def test_what_others_use_is_what_is_used_without_this_processs_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    nvml = FakeNvml(6)
+
+    def used_by_others() -> int | None:
+        return hardware._gpus(nvml)[0][0].used_by_others_bytes
+
+    assert used_by_others() == 5
+    nvml.processes = [
+        SimpleNamespace(pid=os.getpid(), usedGpuMemory=3),
+        SimpleNamespace(pid=0, usedGpuMemory=2),
+    ]
+    assert used_by_others() == 2
+    nvml.processes = [SimpleNamespace(pid=os.getpid(), usedGpuMemory=None)]
+    assert used_by_others() is None
+    nvml.processes = None
+    assert used_by_others() is None
+
+
+def test_the_newest_cuda_of_the_driver() -> None:
+    assert hardware._driver_cuda_version(FakeNvml(6)) == "13.2"
+
+
+def test_a_missing_drive_has_nothing_free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def no_drive(folder: Path) -> None:
+        raise FileNotFoundError(2, "No such file or directory", str(folder))
+
+    monkeypatch.setattr("shutil.disk_usage", no_drive)
+    assert probe(tmp_path).disk_free_bytes == 0
+
+
+def test_the_nearest_folder_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert hardware.existing_folder(tmp_path / "file" / "models") == tmp_path
+    assert hardware.existing_folder(tmp_path / "a" / "b") == tmp_path
+    assert hardware.existing_folder(tmp_path) == tmp_path
 
 
 def test_cards_are_read_and_the_driver_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:

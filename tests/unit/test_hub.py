@@ -50,9 +50,9 @@ class FakeHub:
 
 @pytest.fixture
 def spec(monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
-    spec = get("llama-3-8b")
+    """A gated model whose revision nobody has pinned."""
     monkeypatch.setattr(fetching, "_checked", {})
-    return spec
+    return replace(get("llama-3-8b"), sources=(HubSource(repo_id="meta-llama/Meta-Llama-3-8B"),))
 
 
 def use(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
@@ -70,7 +70,12 @@ def test_known_kinds_of_files_come_at_one_commit(
     assert {revision for _, revision in hub.asked} == {"c0ffee"}
     assert {path.name for path in folder.iterdir()} == {*FILES, "manifest.json"}
     source = json.loads((folder / "manifest.json").read_text())["source"]
-    assert source == {"repo_id": "meta-llama/Meta-Llama-3-8B", "revision": "c0ffee"}
+    assert source == {
+        "repo_id": "meta-llama/Meta-Llama-3-8B",
+        "revision": "c0ffee",
+        "licence": spec.licence,
+        "gated": True,
+    }
     assert model_folder("llama-3-8b", cache_dir=tmp_path) == folder
 
 

@@ -23,7 +23,14 @@ def test_the_file_has_the_names_the_format_promises() -> None:
     assert value["schema"] == "sixgig.result/1"
     assert [verdict["pass"] for verdict in value["verdicts"]] == [True, None, True, False]
     assert "passed" not in value["verdicts"][0]
-    assert set(value["memory"]) == {"planned_peak_bytes", "measured_peak_bytes"}
+    assert set(value["memory"]) == {
+        "planned_peak_bytes",
+        "measured_peak_bytes",
+        "reserved_peak_bytes",
+        "device_used_peak_bytes",
+        "resident_peak_bytes",
+        "budget_bytes",
+    }
     assert value["exp1_kill_switch"]["num_canaries"] == 128
 
 

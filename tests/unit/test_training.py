@@ -18,7 +18,6 @@ from sixgig.data.batches import TokenSequence, collate, secret_only, whole_text
 from sixgig.errors import NumericalError, OutOfSpaceError
 from sixgig.transform import training
 from sixgig.transform.training import (
-    MAX_PIECES,
     Schedule,
     hidden_states,
     minimise,
@@ -211,7 +210,7 @@ def test_running_out_of_memory_halves_the_pieces_says_so_and_changes_no_number()
 
 def test_memory_too_small_for_single_pieces_is_an_error() -> None:
     problem = Regression(fits=0)
-    with pytest.raises(OutOfSpaceError, match=f"{MAX_PIECES} pieces") as caught:
+    with pytest.raises(OutOfSpaceError, match="16 pieces") as caught:
         problem.minimise()
     assert caught.value.exit_status == 3
     assert "step 1" in str(caught.value)

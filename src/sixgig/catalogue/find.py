@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import NotAvailableError, UnknownNameError
-from .local import from_config
-from .models import ALIASES, MODELS
+from .local import PublishedConfig, from_config, from_published
+from .models import NAMES, model, names_by_spelling
 from .spec import ModelSpec
 
 # Names that circulate in old scripts: lower-case name -> (what is wrong with it, what to use).
@@ -19,16 +21,15 @@ WITHDRAWN: dict[str, tuple[str, str]] = {
     "qwen/qwen1.5-moe-a14b-chat": ("the hub no longer has this model", "use qwen1.5-moe-a2.7b-chat"),
 }
 
+# owner/name as the hub allows it: no "..", and no "--", which is how a cache spells the slash.
+_HUB_ID = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+
+FetchConfig = Callable[[str], PublishedConfig]
+
 
 def all_models() -> tuple[ModelSpec, ...]:
     """Every supported model, smallest family first."""
-    return MODELS
-
-
-def _known() -> dict[str, ModelSpec]:
-    known = {spec.name: spec for spec in MODELS}
-    known |= {spec.hub_id.lower(): spec for spec in MODELS if spec.hub_id}
-    return known | {alias: known[name] for alias, name in ALIASES.items()}
+    return tuple(model(name) for name in NAMES)
 
 
 def get(name: str) -> ModelSpec:
@@ -41,15 +42,22 @@ def get(name: str) -> ModelSpec:
     if key in WITHDRAWN:
         problem, todo = WITHDRAWN[key]
         raise NotAvailableError(f"{name}: {problem}", todo=todo)
-    if key in (known := _known()):
-        return known[key]
-    raise UnknownNameError("model", name, [spec.name for spec in MODELS])
+    if key in (known := names_by_spelling()):
+        return model(known[key])
+    raise UnknownNameError("model", name, NAMES)
 
 
-def resolve(name_or_folder: str | Path) -> ModelSpec:
-    """As `get`, and where no model has that name, a local folder with a config.json."""
-    text = str(name_or_folder)
-    key = text.strip().lower()
-    if key not in _known() and key not in WITHDRAWN and Path(text).is_dir():
-        return from_config(Path(text))
+def resolve(name_or_folder: str | Path, fetch_config: FetchConfig | None = None) -> ModelSpec:
+    """As `get`; where no model has that name, a local folder with a config.json; then any hub repository.
+
+    `fetch_config` gets a repository's config.json by its owner/name; without it the hub is not asked.
+    """
+    text = str(name_or_folder).strip()
+    key = text.lower()
+    if key in names_by_spelling() or key in WITHDRAWN:
+        return get(text)
+    if Path(name_or_folder).is_dir():
+        return from_config(Path(name_or_folder))
+    if fetch_config is not None and _HUB_ID.fullmatch(text):
+        return from_published(text, fetch_config(text))
     return get(text)

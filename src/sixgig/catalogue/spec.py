@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
+
+from .families import MlpKind, NormKind, QkNorm
+from .tensors import Part, TensorShape, all_tensors, layer_tensors, outer_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +34,19 @@ class HubSource:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """Shapes of a decoder-only transformer with gated MLPs, RMS norms and grouped key/value heads.
+    """Shapes of a decoder-only transformer whose layers are all alike.
 
-    `gated=None` means that it is not known whether the hub asks for consent first. In a mixture of experts,
-    `intermediate_size` is unused by the experts: each has `expert_intermediate_size`, and every layer may
-    have one shared expert of `shared_expert_intermediate_size` behind a scalar gate (Qwen1.5-MoE).
+    `gated=None` means that it is not known whether the hub asks for consent first; `published_dtype`
+    "unknown" and `chat_template=None`, that nobody said. A chat template of "none" is known to be missing.
+
+    In a mixture of experts, `intermediate_size` is unused by the experts: each has
+    `expert_intermediate_size`, and every layer may have one shared expert of
+    `shared_expert_intermediate_size` behind a scalar gate (Qwen1.5-MoE).
+
+    `attention_bias` is that of q, k and v; `output_bias` that of the projection after attention.
+    `qk_norm`: q and k are normalised each head by itself ("head") or whole ("full"). `norms_per_layer` counts
+    the others. `parallel_block`: attention and MLP read the same normalised input. `num_sliding_layers`
+    layers look back at most `sliding_window` tokens. `rotary_share` of each head is rotated by position.
     """
 
     name: str
@@ -50,7 +63,20 @@ class ModelSpec:
     licence: str
     gated: bool | None
     sources: tuple[WheelSource | HubSource, ...] = ()
+    published_dtype: str = "unknown"
+    chat_template: str | None = None
+    mlp_kind: MlpKind = "gated"
+    norm_kind: NormKind = "rms"
+    parallel_block: bool = False
+    qk_norm: QkNorm = "none"
+    norms_per_layer: int = 2
     attention_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    head_bias: bool = False
+    sliding_window: int | None = None
+    num_sliding_layers: int = 0
+    rotary_share: float = 1.0
     num_experts: int = 0
     num_experts_per_token: int = 0
     expert_intermediate_size: int = 0
@@ -60,6 +86,10 @@ class ModelSpec:
     def hub_id(self) -> str | None:
         return next((source.repo_id for source in self.sources if isinstance(source, HubSource)), None)
 
+    def tensors(self) -> tuple[TensorShape, ...]:
+        """Every parameter with the name and shape that transformers 5 gives it; a tied head appears once."""
+        return all_tensors(self)
+
     @property
     def embedding_parameters(self) -> int:
         """The token embedding alone: vocab x hidden."""
@@ -67,7 +97,7 @@ class ModelSpec:
 
     @property
     def head_parameters(self) -> int:
-        """The output head's own weights: none when it is the embedding."""
+        """The output head's own weights, without its bias: none when it is the embedding."""
         return 0 if self.tied_embeddings else self.embedding_parameters
 
     @property
@@ -84,7 +114,7 @@ class ModelSpec:
     def dense_mlp_parameters_per_layer(self) -> int:
         """MLP weights every token passes: the dense MLP, or the shared expert of a mixture."""
         width = self.shared_expert_intermediate_size if self.num_experts else self.intermediate_size
-        return 3 * self.hidden_size * width
+        return (3 if self.mlp_kind == "gated" else 2) * self.hidden_size * width
 
     @property
     def num_expert_parameters(self) -> int:
@@ -99,19 +129,39 @@ class ModelSpec:
 
     @property
     def small_parameters_per_layer(self) -> int:
-        """Two norms, the q, k, v biases, the router and the shared expert's gate."""
-        biases = self.head_dim * (self.num_heads + 2 * self.num_kv_heads) if self.attention_bias else 0
-        router = self.num_experts * self.hidden_size
-        shared_gate = self.hidden_size if self.shared_expert_intermediate_size else 0
-        return 2 * self.hidden_size + biases + router + shared_gate
+        """Norms, biases, the router and the shared expert's gate."""
+        return sum(self._layer_parts[part] for part in ("norm", "bias", "router"))
 
     @property
     def num_parameters(self) -> int:
         """Every parameter, a tied head counted once, as the published totals count."""
-        rest = self.num_layers * self.small_parameters_per_layer + self.hidden_size
-        return self.embedding_parameters + self.head_parameters + self.num_linear_parameters + rest
+        return self.num_layers * self._layer_parts.total() + self._outer_parts.total()
+
+    @cached_property
+    def _layer_parts(self) -> Counter[Part]:
+        """Parameters of one layer by part."""
+        return _sums(layer_tensors(self, 0))
+
+    @cached_property
+    def _outer_parts(self) -> Counter[Part]:
+        """Parameters outside the layers by part."""
+        return _sums(outer_tensors(self))
 
     @property
     def kv_bytes_per_token(self) -> int:
         """Key/value cache of one token in 16 bit: 2 x layers x kv heads x head dim x 2 bytes."""
         return 4 * self.num_layers * self.num_kv_heads * self.head_dim
+
+    def kv_bytes(self, num_tokens: int, bytes_per_element: int = 2) -> int:
+        """Key/value cache of one sequence; a sliding layer keeps no more than its window."""
+        per_layer = 2 * self.num_kv_heads * self.head_dim * bytes_per_element
+        kept = num_tokens if self.sliding_window is None else min(num_tokens, self.sliding_window)
+        num_full = self.num_layers - self.num_sliding_layers
+        return per_layer * (num_full * num_tokens + self.num_sliding_layers * kept)
+
+
+def _sums(tensors: tuple[TensorShape, ...]) -> Counter[Part]:
+    sums: Counter[Part] = Counter()
+    for tensor in tensors:
+        sums[tensor.part] += tensor.num_elements
+    return sums

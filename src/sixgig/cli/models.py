@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from ..catalogue import HubSource, ModelSpec, all_models, resolve
+from ..cards import Card
+from ..catalogue import HubSource, ModelSpec, all_models
 from ..hardware import probe
-from ..load.fetch import is_fetched
-from ..memory import TASKS, estimate
+from ..load.fetch import find_model, is_fetched
+from ..memory import TASKS, MemoryPlan, Wishes, first_that_fits
 from ..units import format_bytes
-from .common import Json, Ram, Vram, device_bytes, print_json, print_table, ram_bytes
+from .common import Json, Ram, Vram, chosen_card, print_json, print_table, ram_bytes, say
 
 EXAMPLES = (
     "sixgig models",
@@ -27,37 +28,53 @@ def models(
     ram: Ram = None,
     json: Json = False,
 ) -> None:
-    """The models sixgig knows, and for which tasks each fits (4-bit, context 512, batch 1)."""
+    """The models sixgig knows, and for which tasks each fits and how (context 512, batch 1)."""
     hardware = probe()
-    card, memory = device_bytes(vram, hardware), ram_bytes(ram, hardware)
-    specs = [resolve(name)] if name else list(all_models())
+    card, memory = chosen_card(vram, hardware), ram_bytes(ram, hardware)
+    specs = [find_model(name, announce=say)] if name else list(all_models())
     rows = [_describe(spec, card, memory) for spec in specs]
     if json:
-        print_json(rows[0] if name else {"device_bytes": card, "ram_bytes": memory, "models": rows})
+        size = card.total_bytes if card else None
+        print_json(rows[0] if name else {"device_bytes": size, "ram_bytes": memory, "models": rows})
     elif name:
-        print_table(("", specs[0].name), [(key, _shown(value)) for key, value in rows[0].items()])
+        facts = rows[0] | {"sliding_window": rows[0]["sliding_window"] or "none"}
+        print_table(("", specs[0].name), [(key, _shown(value)) for key, value in facts.items()])
     else:
-        where = f"a card of {format_bytes(card)}" if card else "no card"
+        where = card.name if card else "no card"
         title = f"What fits with {where} and {format_bytes(memory)} of memory"
-        print_table(("model", "parameters", "licence", "here", "fits for"), map(_row, rows), title=title)
+        columns = ("model", "parameters", "licence", "here", "fits for", "generates with")
+        print_table(columns, map(_row, rows), title=title)
 
 
-def _describe(spec: ModelSpec, card: int | None, memory: int) -> dict[str, Any]:
-    fits = [task for task in TASKS if estimate(spec, task, device_bytes=card, ram_bytes=memory).fits]
+def _describe(spec: ModelSpec, card: Card | None, memory: int) -> dict[str, Any]:
+    plans = {task: plan for task in TASKS if (plan := _planned(spec, task, card, memory)) is not None}
     described = asdict(spec) | {"num_parameters": spec.num_parameters}
     described["num_linear_parameters"] = spec.num_linear_parameters
     described["sources"] = [
         asdict(source) | {"kind": "hub" if isinstance(source, HubSource) else "wheel"}
         for source in spec.sources
     ]
-    is_here = not spec.sources or is_fetched(spec.name)
-    return described | {"fetched": is_here, "fits": fits}
+    return described | {
+        "fetched": is_fetched(spec),
+        "fits": list(plans),
+        "settings": {task: plan.settings for task, plan in plans.items()},
+    }
 
 
-def _row(row: dict[str, Any]) -> tuple[str, str, str, str, str]:
+def _planned(spec: ModelSpec, task: str, card: Card | None, memory: int) -> MemoryPlan | None:
+    """The plan, where the task is possible with this model and fits."""
+    if spec.num_experts and task == "sft":
+        return None
+    plan = first_that_fits(spec, Wishes(task=task), card=card, ram_bytes=memory)
+    return plan if plan.fits else None
+
+
+def _row(row: dict[str, Any]) -> tuple[str, ...]:
     licence = row["licence"] + (" (consent)" if row["gated"] else "")
     size = f"{row['num_parameters'] / 1e9:.3g} B"
-    return row["name"], size, licence, "yes" if row["fetched"] else "", ", ".join(row["fits"]) or "nothing"
+    here = "yes" if row["fetched"] else ""
+    how = row["settings"].get("generate", "")
+    return row["name"], size, licence, here, ", ".join(row["fits"]) or "nothing", how
 
 
 def _shown(value: Any) -> str:
@@ -67,6 +84,9 @@ def _shown(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, list):
         return ", ".join(map(_shown, value)) or "none"
+    if isinstance(value, dict) and not value.keys() & {"requirement", "repo_id"}:
+        return "; ".join(f"{key}: {_shown(one)}" for key, one in value.items()) or "none"
     if isinstance(value, dict):
-        return str(value.get("requirement") or value.get("repo_id"))
+        pinned = f" at {value['revision']}" if value.get("revision") else ""
+        return str(value.get("requirement") or value.get("repo_id")) + pinned
     return str(value)

@@ -13,12 +13,14 @@ from ..experiments.run import EXPERIMENTS, Finished, Request, prepare
 from ..experiments.run import run as run_experiment
 from ..experiments.settings import as_plain, parse_words
 from ..files import read_text
+from ..hardware import probe
 from ..units import format_bytes
-from .common import Json, print_json, say
+from .common import Json, chosen_card, print_json, say
 
 EXAMPLES = (
     "sixgig run kill-switch",
     "sixgig run kill-switch --preset cpu -s seeds=0,1 -s bits=3",
+    "sixgig run kill-switch --vram 6GiB",
     "sixgig run kill-switch --resume",
     "sixgig run kill-switch --dry-run --json",
 )
@@ -29,9 +31,15 @@ def run(
     preset: Annotated[
         str | None, typer.Option("--preset", help="tiny, cpu, 4g, 6g, 8g or full. Default: by the hardware.")
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="A model's name or folder.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="A model's name or folder; auto: the largest that fits.")
+    ] = None,
     device: Annotated[
         str | None, typer.Option("--device", help="cpu or cuda. Default: what is here.")
+    ] = None,
+    vram: Annotated[
+        str | None,
+        typer.Option("--vram", help="Take no more of the GPU than this, or than this card has, as in 6GiB."),
     ] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="key=value; may be given many times.")
@@ -65,11 +73,19 @@ def run(
         out=out,
         resume=resume,
         quiet=json,
+        vram_bytes=_vram_bytes(vram),
     )
     if dry_run:
         _show_plan(request, json)
         return
-    show(run_experiment(request), json)
+    show(run_experiment(request, announce=say), json)
+
+
+def _vram_bytes(vram: str | None) -> int | None:
+    if vram is None:
+        return None
+    card = chosen_card(vram, probe())
+    return 0 if card is None else card.total_bytes
 
 
 def show(finished: Finished, json: bool) -> None:
@@ -92,6 +108,8 @@ def show(finished: Finished, json: bool) -> None:
 
 def _show_plan(request: Request, json: bool) -> None:
     prepared = prepare(request)
+    for note in prepared.notes:
+        say(note)
     value = {
         "experiment": request.experiment,
         "device": prepared.device,

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..catalogue import resolve
+from ..catalogue import ModelSpec
+from ..catalogue.splitting import require_splittable
 from ..errors import InputError
 from ..files import sha256_file, sweep_orphans
 from ..hardware import Hardware, probe
-from ..load.fetch import model_folder
-from ..memory import plan
+from ..load.fetch import find_model, model_folder
+from ..memory import Wishes, plan
 from ..units import format_bytes
-from .common import Json, print_json, print_table, say
+from .common import Json, chosen_card, print_json, print_table, say
 from .device import Device, choose_device
 from .split_choice import Choice, PublicText, choose, read_public
 
@@ -94,6 +95,8 @@ def split(
     from ..data.private import read_private
     from ..load.artifact import require_empty
 
+    spec = find_model(model)
+    require_splittable(spec)
     require_empty(out)
     sweep_orphans(out.absolute().parent)  # a killed save leaves private weights in a temporary folder
     records, public_text = read_private(private), read_public(public)
@@ -101,7 +104,7 @@ def split(
     private_hmac = hmac.new(key, private.read_bytes(), "sha256").hexdigest()
     hardware = probe()
     device_name = choose_device(device, hardware)
-    _check_fits(model, choice, device_name, hardware)
+    _check_fits(spec, choice, device_name, hardware)
     folder = model_folder(model)
     before_folder = model_folder(before) if before is not None else None
     done, sizes, manifest = _work(
@@ -121,15 +124,12 @@ def split(
     _show(out, manifest, done, sizes, json)
 
 
-def _check_fits(model: str, choice: Choice, device: str, hardware: Hardware) -> None:
-    card_bytes = max((gpu.total_bytes for gpu in hardware.gpus), default=None) if device == "cuda" else None
+def _check_fits(spec: ModelSpec, choice: Choice, device: str, hardware: Hardware) -> None:
     plan(
-        resolve(model),
-        "split",
-        device_bytes=card_bytes,
+        spec,
+        Wishes(task="split", bits=choice.quantize.bits, context=choice.settings.window_tokens),
+        card=chosen_card(None, hardware) if device == "cuda" else None,
         ram_bytes=hardware.ram_bytes,
-        bits=choice.quantize.bits,
-        context=choice.settings.window_tokens,
     )
 
 

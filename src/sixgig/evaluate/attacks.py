@@ -15,6 +15,7 @@ from ..data.batches import TokenSequence
 from ..data.canaries import Canary
 from ..hardware import return_freed_memory
 from ..load.loaded import LoadedModel
+from ..memory.ladder import Fallbacks
 from ..numerics.quantize import dequantize, quantize_rtn
 from ..transform.network import install_dense
 from ..transform.plant import trainable_linears
@@ -38,6 +39,7 @@ def relearn(
     look: Callable[[int], None],
     *,
     announce: Callable[[str], None] = lambda message: None,
+    fallbacks: Fallbacks | None = None,
 ) -> None:
     """Trains all linear layers from `weights` on `texts`, calling `look(step)` after each checkpoint.
 
@@ -62,7 +64,15 @@ def relearn(
         learning_rate=config.learning_rate, num_steps=max(config.checkpoints), warmup_share=0.0, decay=False
     )
     try:
-        minimise(parameters, losses_at, schedule, what="relearning", after_step=after_step, announce=announce)
+        minimise(
+            parameters,
+            losses_at,
+            schedule,
+            what="relearning",
+            after_step=after_step,
+            announce=announce,
+            fallbacks=fallbacks,
+        )
     finally:
         loaded.network.requires_grad_(False)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -19,8 +20,10 @@ from torch import Tensor
 from ..data.batches import collate, secret_only
 from ..data.canaries import Canary, decoys
 from ..load.loaded import LoadedModel
+from ..memory.ladder import Ladder
 from ..numerics.likelihood import default_chunk_rows
 from ..transform.training import hidden_states, mixed_precision
+from .batching import TEXT_TOKENS, LookSize, fixed_size, in_batches
 from .scoring import Continuations, score_continuations
 from .statistics import exposure_bits
 
@@ -47,21 +50,34 @@ def score_secrets(
     *,
     prefix_of: Callable[[Canary], str] = lambda canary: canary.prefix,
     batch_size: int = 32,
+    ladder: Ladder[LookSize] | None = None,
 ) -> list[SecretScores]:
-    """One pass over every canary's own text."""
-    scores: list[SecretScores] = []
-    for start in range(0, len(canaries), batch_size):
-        group = canaries[start : start + batch_size]
-        ids = [(loaded.encode(prefix_of(canary)), loaded.encode(canary.secret)) for canary in group]
-        batch = collate([secret_only(prefix, secret) for prefix, secret in ids]).to(loaded.device)
-        chosen_BT = batch.weights_BT > 0
-        with mixed_precision(loaded.device):
-            hidden_ND = hidden_states(loaded, batch)[chosen_BT]
-        per_token = _token_statistics(hidden_ND, loaded.head_VD, batch.targets_BT[chosen_BT])
-        bounds = np.cumsum([len(secret) for _, secret in ids])[:-1]
-        for canary, rows in zip(group, np.split(per_token, bounds), strict=True):
-            scores.append(_secret_scores(canary, rows, prefix_of(canary)))
-    return scores
+    """One pass over every canary's own text.
+
+    `ladder` says what is done when memory runs out, and takes the place of `batch_size`.
+    """
+    ladder = ladder or fixed_size(batch_size * TEXT_TOKENS)
+
+    def work(group: Sequence[Canary]) -> list[SecretScores]:
+        return _score_group(loaded, group, prefix_of)
+
+    return list(chain.from_iterable(in_batches(canaries, ladder, work, tokens_per_item=TEXT_TOKENS)))
+
+
+def _score_group(
+    loaded: LoadedModel, group: Sequence[Canary], prefix_of: Callable[[Canary], str]
+) -> list[SecretScores]:
+    ids = [(loaded.encode(prefix_of(canary)), loaded.encode(canary.secret)) for canary in group]
+    batch = collate([secret_only(prefix, secret) for prefix, secret in ids]).to(loaded.device)
+    chosen_BT = batch.weights_BT > 0
+    with mixed_precision(loaded.device):
+        hidden_ND = hidden_states(loaded, batch)[chosen_BT]
+    per_token = _token_statistics(hidden_ND, loaded.head_VD, batch.targets_BT[chosen_BT])
+    bounds = np.cumsum([len(secret) for _, secret in ids])[:-1]
+    return [
+        _secret_scores(canary, rows, prefix_of(canary))
+        for canary, rows in zip(group, np.split(per_token, bounds), strict=True)
+    ]
 
 
 def _token_statistics(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> np.ndarray:
@@ -121,10 +137,13 @@ def exposures(
     probes: Sequence[Continuations],
     *,
     tokens_per_batch: int = 2048,
+    ladder: Ladder[LookSize] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[float]:
     """Exposure in bits of each probe's first continuation among the others (Carlini et al. 2019)."""
-    scored = score_continuations(loaded, probes, tokens_per_batch=tokens_per_batch, progress=progress)
+    scored = score_continuations(
+        loaded, probes, tokens_per_batch=tokens_per_batch, ladder=ladder, progress=progress
+    )
     return [float(exposure_bits(nll_R[0], nll_R[1:])) for nll_R in scored]
 
 

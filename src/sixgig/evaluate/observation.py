@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..data.canaries import Canary
-from ..errors import OutOfSpaceError
 from ..load.loaded import LoadedModel
+from ..memory.ladder import Fallbacks, Ladder
 from ..transform.training import mixed_precision
+from .batching import LookSize, look_ladder
 from .memorization import exposures, probability_in_samples, score_secrets
 from .perplexity import window_nlls
 from .scoring import Continuations
@@ -77,11 +77,21 @@ class Look:
 
 
 class Observer:
-    """Looks at models in batches that fit; a batch that runs out of memory is halved, announced, repeated."""
+    """Looks at models in batches that fit; a batch that runs out of memory is cut, announced, repeated.
 
-    def __init__(self, tokens_per_batch: int, announce: Callable[[str], None]) -> None:
+    `fallbacks` keeps how small batches have become, for as long as a stage lasts; training's steps are cut by
+    a ladder of their own.
+    """
+
+    def __init__(
+        self,
+        tokens_per_batch: int,
+        announce: Callable[[str], None] = lambda message: None,
+        *,
+        fallbacks: Fallbacks | None = None,
+    ) -> None:
         self._tokens_per_batch = tokens_per_batch
-        self._announce = announce
+        self.fallbacks = fallbacks or Fallbacks(announce)
 
     def observe(
         self,
@@ -95,21 +105,15 @@ class Observer:
         progress: Callable[[float], None] = lambda share: None,
     ) -> Observation:
         """All measures of `look` on `loaded` as it stands."""
-        while True:
-            try:
-                # One autocast around all passes, so that weights which are being trained are cast once.
-                with mixed_precision(loaded.device):
-                    return self._observe(loaded, look, seed, arm, alpha, condition, progress)
-            except torch.OutOfMemoryError as error:
-                self._tokens_per_batch //= 2
-                if self._tokens_per_batch < 64:
-                    raise OutOfSpaceError(
-                        "the device's memory is too small to measure this model",
-                        where=f"arm {arm}, alpha {alpha}",
-                        todo="use a smaller model, or --device cpu",
-                    ) from error
-            torch.cuda.empty_cache()
-            self._announce(f"out of memory while measuring: batches of {self._tokens_per_batch} tokens now")
+        ladder = look_ladder(self._tokens_per_batch, self.fallbacks, where=f"arm {arm}, alpha {alpha}")
+
+        def attempt(size: LookSize) -> Observation:
+            # One autocast around all passes, so that weights which are being trained are cast once.
+            with mixed_precision(loaded.device):
+                return self._observe(loaded, look, seed, arm, alpha, condition, ladder, progress)
+
+        # The batches within have the ladder too and keep what is finished; this is for what lies between.
+        return ladder.run(attempt)
 
     def _observe(
         self,
@@ -119,22 +123,20 @@ class Observer:
         arm: str,
         alpha: float | None,
         condition: str,
+        ladder: Ladder[LookSize],
         progress: Callable[[float], None],
     ) -> Observation:
-        budget = self._tokens_per_batch
-        scores = score_secrets(
-            loaded, look.canaries, prefix_of=look.prefix_of, batch_size=max(1, budget // 64)
-        )
+        scores = score_secrets(loaded, look.canaries, prefix_of=look.prefix_of, ladder=ladder)
         probed = [canary.id for canary in look.canaries if canary.id in look.probes]
         bits = exposures(
             loaded,
             [look.probes[name] for name in probed],
-            tokens_per_batch=budget,
+            ladder=ladder,
             progress=lambda done, total: progress(0.7 * done / total),
         )
         exposure_of = dict(zip(probed, bits, strict=True))
         window_length = len(look.windows[0]) if len(look.windows) else 1
-        nlls = window_nlls(loaded, look.windows, batch_size=max(1, budget // window_length))
+        nlls = window_nlls(loaded, look.windows, ladder=ladder)
         progress(1.0)
         return Observation(
             seed=seed,

@@ -9,8 +9,10 @@ import torch
 
 from ..data.batches import collate, whole_text
 from ..load.loaded import LoadedModel
+from ..memory.ladder import Ladder
 from ..numerics.likelihood import token_nll
 from ..transform.training import hidden_states, mixed_precision
+from .batching import LookSize, fixed_size, in_batches
 
 
 @torch.no_grad()
@@ -19,19 +21,28 @@ def window_nlls(
     windows: Sequence[Sequence[int]],
     *,
     batch_size: int = 4,
+    ladder: Ladder[LookSize] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> np.ndarray:
-    """Summed NLL in nats of each window's tokens but its first, float64 [num_windows]. No padding counts."""
+    """Summed NLL in nats of each window's tokens but its first, float64 [num_windows]. No padding counts.
+
+    `ladder` says what is done when memory runs out, and takes the place of `batch_size`.
+    """
+    length = max(1, len(windows[0])) if len(windows) else 1
+    ladder = ladder or fixed_size(batch_size * length)
     sums: list[float] = []
-    for start in range(0, len(windows), batch_size):
-        group = windows[start : start + batch_size]
-        batch = collate([whole_text([int(token) for token in window]) for window in group]).to(loaded.device)
-        chosen_BT = batch.weights_BT > 0
-        with mixed_precision(loaded.device):
-            hidden_ND = hidden_states(loaded, batch)[chosen_BT]
-            nll_N = token_nll(hidden_ND, loaded.head_VD, batch.targets_BT[chosen_BT])
-        nll_BT = torch.zeros(chosen_BT.shape, dtype=torch.float64, device=loaded.device)
-        nll_BT[chosen_BT] = nll_N.double()
-        sums.extend(nll_BT.sum(dim=1).tolist())
-        progress(min(start + batch_size, len(windows)), len(windows))
+    for some in in_batches(windows, ladder, lambda group: _nlls(loaded, group), tokens_per_item=length):
+        sums.extend(some)
+        progress(len(sums), len(windows))
     return np.asarray(sums)
+
+
+def _nlls(loaded: LoadedModel, windows: Sequence[Sequence[int]]) -> list[float]:
+    batch = collate([whole_text([int(token) for token in window]) for window in windows]).to(loaded.device)
+    chosen_BT = batch.weights_BT > 0
+    with mixed_precision(loaded.device):
+        hidden_ND = hidden_states(loaded, batch)[chosen_BT]
+        nll_N = token_nll(hidden_ND, loaded.head_VD, batch.targets_BT[chosen_BT])
+    nll_BT = torch.zeros(chosen_BT.shape, dtype=torch.float64, device=loaded.device)
+    nll_BT[chosen_BT] = nll_N.double()
+    return nll_BT.sum(dim=1).tolist()

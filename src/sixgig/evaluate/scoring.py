@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..load.loaded import LoadedModel
-from ..numerics.likelihood import token_nll
+from ..memory.ladder import Ladder
+from ..numerics.likelihood import at_most_rows, token_nll
 from ..transform.training import mixed_precision
+from .batching import LookSize, fixed_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,44 +28,91 @@ class Continuations:
     continuation_ids: tuple[tuple[int, ...], ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """Some continuations of one item: all of them, unless batches had to become smaller than an item."""
+
+    index: int  # the item's place among all
+    item: Continuations
+
+
 @torch.no_grad()
 def score_continuations(
     loaded: LoadedModel,
     items: Sequence[Continuations],
     *,
     tokens_per_batch: int = 2048,
+    ladder: Ladder[LookSize] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[np.ndarray]:
     """Summed NLL in nats of each continuation given its prefix; one float64 array [R] an item.
 
     The prefix runs once and all its continuations share its cache. Items with prefixes of one length go
     through together, so nothing is padded on the left; continuations are padded on the right, where causal
-    attention cannot see it.
+    attention cannot see it. `ladder` says what is done when memory runs out, and takes the place of
+    `tokens_per_batch`.
     """
-    results: list[np.ndarray] = [np.empty(0)] * len(items)
-    order = sorted(range(len(items)), key=lambda index: len(items[index].prefix_ids))
-    done = 0
-    for _, same_length in groupby(order, key=lambda index: len(items[index].prefix_ids)):
-        for group in _packs(list(same_length), items, tokens_per_batch):
-            nlls = _score_group(loaded, [items[index] for index in group])
-            for index, nll_R in zip(group, nlls, strict=True):
-                results[index] = nll_R
-            done += len(group)
-            progress(done, len(items))
-    return results
+    ladder = ladder or fixed_size(tokens_per_batch)
+    found: list[list[np.ndarray]] = [[] for _ in items]
+    queue = _Queue(items)
+    while queue.num_done < len(items):
+
+        def attempt(size: LookSize) -> tuple[list[_Part], list[np.ndarray]]:
+            parts = queue.next_parts(size)
+            with at_most_rows(size.logit_rows):
+                return parts, _score_group(loaded, [part.item for part in parts])
+
+        parts, nlls = ladder.run(attempt)
+        for part, nll_R in zip(parts, nlls, strict=True):
+            found[part.index].append(nll_R)
+        queue.finish(parts)
+        progress(queue.num_done, len(items))
+    return [np.concatenate(parts) for parts in found]
 
 
-def _packs(indices: list[int], items: Sequence[Continuations], tokens_per_batch: int) -> list[list[int]]:
-    packs: list[list[int]] = [[]]
-    size = 0
-    for index in indices:
-        cost = sum(len(ids) for ids in items[index].continuation_ids)
-        if packs[-1] and size + cost > tokens_per_batch:
-            packs.append([])
-            size = 0
-        packs[-1].append(index)
-        size += cost
-    return packs
+class _Queue:
+    """Items by the length of their prefix, and how far they are scored."""
+
+    def __init__(self, items: Sequence[Continuations]) -> None:
+        self._items = items
+        self._order = sorted(range(len(items)), key=lambda index: len(items[index].prefix_ids))
+        self._num_scored = 0  # continuations of the item in hand
+        self.num_done = 0  # items
+
+    def next_parts(self, size: LookSize) -> list[_Part]:
+        """What goes through together next; nothing is taken off the queue."""
+        first, *others = self._order[self.num_done :]
+        rest = self._items[first].continuation_ids[self._num_scored :]
+        num_tokens = sum(map(len, rest))
+        if size.cut_items and num_tokens > size.tokens:
+            return [self._part(first, rest[: _num_within(rest, size.tokens)])]
+        parts = [self._part(first, rest)]
+        for index in others:
+            item = self._items[index]
+            num_tokens += sum(map(len, item.continuation_ids))
+            is_like = len(item.prefix_ids) == len(self._items[first].prefix_ids)
+            if not is_like or num_tokens > size.tokens:
+                break
+            parts.append(self._part(index, item.continuation_ids))
+        return parts
+
+    def _part(self, index: int, continuation_ids: tuple[tuple[int, ...], ...]) -> _Part:
+        prefix_ids = self._items[index].prefix_ids
+        return _Part(
+            index=index, item=Continuations(prefix_ids=prefix_ids, continuation_ids=continuation_ids)
+        )
+
+    def finish(self, parts: Sequence[_Part]) -> None:
+        for part in parts:
+            self._num_scored += len(part.item.continuation_ids)
+            if self._num_scored == len(self._items[part.index].continuation_ids):
+                self.num_done, self._num_scored = self.num_done + 1, 0
+
+
+def _num_within(continuation_ids: Sequence[Sequence[int]], num_tokens: int) -> int:
+    """How many of the first continuations have `num_tokens` at most together; at least one."""
+    totals = np.cumsum([len(ids) for ids in continuation_ids])
+    return max(1, int(np.searchsorted(totals, num_tokens, side="right")))
 
 
 def _score_group(loaded: LoadedModel, items: list[Continuations]) -> list[np.ndarray]:

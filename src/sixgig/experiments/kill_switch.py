@@ -6,8 +6,9 @@ what the stages saved, so an interrupted run that is resumed comes to the same r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..evaluate.observation import Observation, Observer
 from ..hardware import Hardware
 from ..layers.split_linear import set_alpha
 from ..load.loaded import LoadedModel, linear_layers, load
+from ..memory.ladder import Fallbacks, Move
 from ..provenance import DataSource, provenance
 from ..report.schema import Example, Memory, Result
 from ..report.store import RunDirectory
@@ -47,16 +49,15 @@ def run_kill_switch(
     hardware: Hardware,
     plan: Mapping[str, Any],
     quiet: bool = False,
+    memory_text: Callable[[], str] = lambda: "",
 ) -> tuple[Result, list[dict[str, Any]]]:
     """Runs (or goes on with) the experiment in `run`; returns the result and the per-example samples."""
-    loaded = load(folder, device=device)
+    fallbacks = Fallbacks(_told(run, quiet), run.log, device=device, folder=run.path)
+    loaded = fallbacks.stage("loading the model", lambda: load(folder, device=device))
     corpora = public_corpora(data_dir)
     texts = tokenised(loaded, corpora, config)
     layer_names = tuple(linear_layers(loaded.network))
     seeds: list[SeedRun] = []
-
-    def log_fallback(message: str) -> None:
-        run.log("fallback", message=message)
 
     weights: dict[str, float] = {}
     for seed in config.seeds:
@@ -67,19 +68,25 @@ def run_kill_switch(
             loaded=loaded,
             texts=texts,
             progress=RunProgress({}, quiet=True),
-            observer=Observer(
-                config.positions_per_batch, lambda message: run.log("fallback", message=message)
-            ),
+            observer=Observer(config.positions_per_batch),
             layer_names=layer_names,
         )
         seeds.append(one)
         weights |= {f"seed{seed}-{name}": weight for name, (weight, _) in one.stages().items()}
-    with RunProgress(weights, quiet=quiet) as progress:
+    with RunProgress(weights, quiet=quiet, memory=memory_text) as progress:
         for one in seeds:
             one.progress = progress
             one.go()
         examples = _examples(seeds[0], run)
     return _result(config, run, seeds, texts, examples, hardware, plan), list(_samples(seeds))
+
+
+def _told(run: RunDirectory, quiet: bool) -> Callable[[str], None]:
+    def announce(message: str) -> None:
+        run.log("fallback", message=message)
+        RunProgress({}, quiet=quiet).note(message)
+
+    return announce
 
 
 def public_corpora(data_dir: Path | None) -> tuple[Corpus, Corpus, Corpus]:
@@ -213,14 +220,7 @@ def _examples(seed: SeedRun, run: RunDirectory) -> list[Example]:
     """What the split model says to five held-out prompts with the switch on and off."""
     kept = run.load_stage("examples")
     if kept is None:
-        layers = seed.weights.layers("wiener", restored=True)
-        install_split(seed.loaded, layers, with_ortho=True)
-        prompts = _example_prompts(seed)
-        answers: dict[str, dict[str, str]] = {canary.id: {} for canary in prompts}
-        for alpha in (1.0, 0.0):
-            set_alpha(seed.loaded.network, alpha)
-            for canary, answer in zip(prompts, _continued(seed.loaded, prompts), strict=True):
-                answers[canary.id][f"alpha={alpha:g}"] = answer
+        answers = seed.fallbacks.stage("examples", lambda: _answers(seed))
         kept = run.save_stage("examples", {"answers": answers})
     by_id = {canary.id: canary for canary in seed.canaries}
     return [
@@ -233,6 +233,18 @@ def _examples(seed: SeedRun, run: RunDirectory) -> list[Example]:
         )
         for name, answers in kept["answers"].items()
     ]
+
+
+def _answers(seed: SeedRun) -> dict[str, dict[str, str]]:
+    """canary -> what is said with the switch on and off."""
+    install_split(seed.loaded, seed.weights.layers("wiener", restored=True), with_ortho=True)
+    prompts = _example_prompts(seed)
+    answers: dict[str, dict[str, str]] = {canary.id: {} for canary in prompts}
+    for alpha in (1.0, 0.0):
+        set_alpha(seed.loaded.network, alpha)
+        for canary, answer in zip(prompts, _continued(seed.loaded, prompts, seed.fallbacks), strict=True):
+            answers[canary.id][f"alpha={alpha:g}"] = answer
+    return answers
 
 
 def _example_prompts(seed: SeedRun) -> list[Canary]:
@@ -248,20 +260,36 @@ def _example_prompts(seed: SeedRun) -> list[Canary]:
 
 
 @torch.no_grad()
-def _continued(loaded: LoadedModel, canaries: Sequence[Canary]) -> list[str]:
-    """Each prompt's greedy continuation, two tokens longer than its secret; all go through together."""
+def _continued(
+    loaded: LoadedModel, canaries: Sequence[Canary], fallbacks: Fallbacks | None = None
+) -> list[str]:
+    """Each prompt's greedy continuation, two tokens longer than its secret; all go through together, padded
+    on the left alike however few go at once."""
     prompts = [loaded.encode(canary.prefix) for canary in canaries]
     num_tokens = [len(loaded.encode(canary.secret)) + 2 for canary in canaries]
     longest = max(map(len, prompts))
-    ids_BT = torch.tensor([[0] * (longest - len(ids)) + ids for ids in prompts], device=loaded.device)
-    mask_BT = torch.tensor(
-        [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=loaded.device
+    ids = [[0] * (longest - len(prompt)) + prompt for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    fewer = Move[int](
+        lower=lambda count: count // 2 if count > 1 else None,
+        says=lambda count: f"{count} prompts at once now",
     )
-    with mixed_precision(loaded.device):
-        out = loaded.network.generate(
-            ids_BT, attention_mask=mask_BT, max_new_tokens=max(num_tokens), do_sample=False, pad_token_id=0
-        )
+    ladder = (fallbacks or Fallbacks()).ladder("answering", len(prompts), [fewer])
+
+    def answered(start: int, count: int) -> list[list[int]]:
+        some = slice(start, start + count)
+        with mixed_precision(loaded.device):
+            return loaded.network.generate(
+                torch.tensor(ids[some], device=loaded.device),
+                attention_mask=torch.tensor(mask[some], device=loaded.device),
+                max_new_tokens=max(num_tokens),
+                do_sample=False,
+                pad_token_id=0,
+            ).tolist()
+
+    rows: list[list[int]] = []
+    while len(rows) < len(prompts):
+        rows += ladder.run(partial(answered, len(rows)))
     return [
-        loaded.decode(row[longest : longest + count].tolist())
-        for row, count in zip(out, num_tokens, strict=True)
+        loaded.decode(row[longest : longest + count]) for row, count in zip(rows, num_tokens, strict=True)
     ]

@@ -19,6 +19,9 @@ from ..evaluate.observation import Look, Observation, Observer
 from ..hardware import peak_rss_bytes
 from ..layers.split_linear import set_alpha
 from ..load.loaded import LoadedModel
+from ..memory.ladder import Fallbacks
+from ..memory.readings import used_share
+from ..memory.spill import SpillWatch, spills_silently
 from ..report.store import RunDirectory
 from ..transform.network import install_dense, install_split
 from ..transform.plant import plant
@@ -58,6 +61,16 @@ class SeedRun:
         self.groups: dict[str, list[Canary]] = {}
         for canary in families_in_turn(self.canaries):
             self.groups.setdefault(canary.group, []).append(canary)
+        self.fallbacks = Fallbacks(
+            self._announce, self.run.log, device=self.loaded.device, folder=self.run.path
+        )
+        self.observer.fallbacks = self.fallbacks
+        device = self.loaded.device
+        self._spill_watch = SpillWatch(
+            self._announce,
+            lambda: used_share(device),
+            may_spill=device.type == "cuda" and spills_silently(),
+        )
         self.looks = Looks(self.config, self.loaded, self.canaries, self.texts.test, self.seed)
         self._files = WorkFiles(self.run.work_path / f"seed{self.seed}")
         self.weights = SeedWeights(self.config, self.loaded, self._files, self.layer_names)
@@ -68,7 +81,7 @@ class SeedRun:
             texts=self.texts,
             weights=self.weights,
             after_step=self._step_progress,
-            announce=self._announce,
+            fallbacks=self.fallbacks,
         )
 
     # ---- the stages, in order ------------------------------------------------------------------------
@@ -127,7 +140,7 @@ class SeedRun:
             kept = self.run.load_stage(key)
             if kept is None:
                 started = time.monotonic()
-                value = work() | {"files": self._files.digests()}
+                value = self.fallbacks.stage(key, work) | {"files": self._files.digests()}
                 value |= {"seconds": time.monotonic() - started, **self._peaks_now()}
                 kept = self.run.save_stage(key, value)
                 self.progress.end()
@@ -169,7 +182,7 @@ class SeedRun:
             self.config.plant(),
             seed=self.seed,
             after_step=self._step_progress,
-            announce=self._announce,
+            fallbacks=self.fallbacks,
         )
         self.weights.save_dense("planted")
         return {"num_steps": steps}
@@ -185,7 +198,7 @@ class SeedRun:
             seed=self.seed,
             num_steps=self._plant_steps(),
             after_step=self._step_progress,
-            announce=self._announce,
+            fallbacks=self.fallbacks,
         )
         self.weights.save_dense("reference")
         return {"num_steps": steps}
@@ -254,7 +267,12 @@ class SeedRun:
             )
 
         relearn(
-            self.loaded, self.weights.bases(arm), texts, self.config.relearn(), look, announce=self._announce
+            self.loaded,
+            self.weights.bases(arm),
+            texts,
+            self.config.relearn(),
+            look,
+            fallbacks=self.fallbacks,
         )
         return seen
 
@@ -313,6 +331,7 @@ class SeedRun:
         return {"observations": [observation.to_json_value() for observation in observations]}
 
     def _step_progress(self, step: int, num_steps: int, loss: float) -> None:
+        self._spill_watch.step(step)
         self.progress.at((step + 1) / num_steps)
         self.run.log("step", step=step + 1, num_steps=num_steps, loss=round(loss, 5))
 

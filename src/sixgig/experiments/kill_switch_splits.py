@@ -10,6 +10,7 @@ import numpy as np
 
 from ..data.batches import TokenBatch, TokenSequence, batches
 from ..load.loaded import LoadedModel
+from ..memory.ladder import Fallbacks, Move
 from ..transform.distil import Lesson, prepare_lessons
 from ..transform.fit_scales import fit_scales
 from ..transform.restore import fit_ortho
@@ -19,11 +20,12 @@ from .kill_switch_config import KillSwitchConfig
 from .kill_switch_facts import base_facts, ortho_facts
 from .kill_switch_pools import ORIGINAL, REFERENCE
 from .kill_switch_texts import Texts
-from .kill_switch_weights import SeedWeights
+from .kill_switch_weights import Layers, SeedWeights
 
 FILTERS = ("wiener", "random", "wrong-set", "look-alike")  # arms whose M is a Wiener filter's
 PRIVATE = "private"  # what a sieve is calibrated on; two arms have a set of their own, under their names
 OWN_SET = ("wrong-set", "look-alike")
+PRIVATE_BATCH = 64  # texts
 
 
 @dataclass
@@ -36,7 +38,7 @@ class Splits:
     texts: Texts
     weights: SeedWeights
     after_step: Callable[[int, int, float], None]
-    announce: Callable[[str], None]
+    fallbacks: Fallbacks
     _lessons: list[Lesson] = field(default_factory=list)
 
     @property
@@ -52,17 +54,26 @@ class Splits:
         self.weights.install_planted()
         arms = {name: self._arm(name) for name in self.arms}
         used = {arm.private_set for arm in arms.values()}
-        text_sets = {name: list(batches(texts[name], 64)) for name in texts if name in used and texts[name]}
-        public_batch = max(1, config.positions_per_batch // config.calibration_window)
-        text_sets[PUBLIC] = list(batches(self.texts.calibration, public_batch))
-        splits = split_layers_of(
-            self.loaded,
-            arms,
-            text_sets,
-            {ORIGINAL: self.weights.original, REFERENCE: self.weights.reference()},
-            seed=self.seed,
-            after_layer=after_layer,
+        before = {ORIGINAL: self.weights.original, REFERENCE: self.weights.reference()}
+
+        def walk(positions: int) -> dict[str, Layers]:
+            private_batch = max(1, PRIVATE_BATCH * positions // config.positions_per_batch)
+            text_sets = {
+                name: list(batches(texts[name], private_batch))
+                for name in texts
+                if name in used and texts[name]
+            }
+            public_batch = max(1, positions // config.calibration_window)
+            text_sets[PUBLIC] = list(batches(self.texts.calibration, public_batch))
+            return split_layers_of(
+                self.loaded, arms, text_sets, before, seed=self.seed, after_layer=after_layer
+            )
+
+        smaller = Move[int](
+            lower=lambda positions: positions // 2 if positions > config.calibration_window else None,
+            says=lambda positions: f"texts now go through in batches of {positions} positions",
         )
+        splits = self.fallbacks.ladder("splitting", config.positions_per_batch, [smaller]).run(walk)
         facts = {}
         for arm, layers in splits.items():
             self.weights.save_rounded(arm, layers)
@@ -95,7 +106,7 @@ class Splits:
             config.scale_fit(),
             seed=self.seed,
             after_step=self.after_step,
-            announce=self.announce,
+            fallbacks=self.fallbacks,
         )
         self.weights.save_fitted(arm, fitted)
         return {}
@@ -114,7 +125,7 @@ class Splits:
             config.fit(),
             seed=self.seed,
             after_step=self.after_step,
-            announce=self.announce,
+            fallbacks=self.fallbacks,
         )
         self.weights.save_restored(arm, fitted)
         return {"facts": {arm: ortho_facts(fitted, config.factor_bits)}}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -17,9 +17,19 @@ from ..units import format_seconds
 
 
 class RunProgress:
-    """`stages` maps each stage's name to its weight. Use as a context manager."""
+    """`stages` maps each stage's name to its weight; `memory` says what is held now, in a few words.
 
-    def __init__(self, stages: Mapping[str, float], *, quiet: bool = False) -> None:
+    Use as a context manager.
+    """
+
+    def __init__(
+        self,
+        stages: Mapping[str, float],
+        *,
+        quiet: bool = False,
+        memory: Callable[[], str] = lambda: "",
+    ) -> None:
+        self._memory = memory
         self._weights = dict(stages)
         self._total = sum(stages.values())
         self._skipped = 0.0
@@ -32,11 +42,11 @@ class RunProgress:
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%  {task.fields[left]}"),
+            TextColumn("{task.percentage:>3.0f}%  {task.fields[left]}  {task.fields[memory]}"),
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("starting", total=self._total, left="")
+        self._task = self._bar.add_task("starting", total=self._total, left="", memory="")
 
     def __enter__(self) -> RunProgress:
         self._bar.start()
@@ -76,9 +86,11 @@ class RunProgress:
     def _show(self, share: float, *, finished: bool = False) -> None:
         weight = 0.0 if finished else self._weights.get(self._stage, 0.0)
         done = self._done + share * weight
-        self._bar.update(self._task, completed=done, description=self._stage, left=self._left(done))
+        left, memory = self._left(done), self._memory()
+        self._bar.update(self._task, completed=done, description=self._stage, left=left, memory=memory)
         now = time.monotonic()
         if self._plain and (now - self._last_line > 10 or (finished and now - self._last_line > 2)):
             self._last_line = now
             percent = 100 * done / self._total if self._total else 100
-            print(f"{percent:3.0f}%  {self._stage}  {self._left(done)}", file=sys.stderr, flush=True)
+            line = "  ".join(part for part in (f"{percent:3.0f}%", self._stage, left, memory) if part)
+            print(line, file=sys.stderr, flush=True)

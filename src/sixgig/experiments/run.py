@@ -5,28 +5,32 @@ probe -> catalogue -> plan -> load -> experiment -> report
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..catalogue import ModelSpec, resolve
+from ..cards import largest_card
+from ..catalogue import ModelSpec, all_models
+from ..catalogue.splitting import require_splittable, why_not_split
 from ..data.corpora import data_dir_from_environment
 from ..errors import DoesNotFitError, InputError, NotAvailableError, UnknownNameError
 from ..hardware import Hardware, choose_preset, keep_few_kernels, probe
-from ..load.fetch import model_folder
-from ..memory import usable_device_bytes, usable_ram_bytes
+from ..load.fetch import find_model, model_folder
+from ..memory import outside, usable_ram_bytes
 from ..provenance import provenance
 from ..report.schema import Result
 from ..report.store import RunDirectory
 from ..units import format_bytes
 from .kill_switch_memory import peak_bytes
+from .run_memory import recorded_peak, with_memory
 from .settings import as_plain, changed
 
 EXPERIMENTS = {"kill-switch": "Plants secrets, splits the model, and shows what each part still knows."}
 
 
 MAX_CPU_THREADS_BESIDE_GPU = 8
+AUTO = "auto"  # as a model's name: the largest that fits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +46,7 @@ class Request:
     resume: bool = False
     cache_dir: Path | None = None
     quiet: bool = False
+    vram_bytes: int | None = None  # of the card, that the run may take; None: all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +59,7 @@ class Prepared:
     spec: ModelSpec
     plan: dict[str, Any]
     data_dir: Path | None
+    notes: tuple[str, ...] = ()  # for people, before anything starts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,27 +79,24 @@ def prepare(request: Request) -> Prepared:
 
     hardware = probe(request.cache_dir)
     device = _device(request.device, hardware)
-    base = preset(request.preset or (choose_preset(hardware) if device == "cuda" else "cpu"))
+    card = _card(request.vram_bytes, device, hardware)
+    base = preset(request.preset or (choose_preset(card) if device == "cuda" else "cpu"))
     config = changed(base, request.settings, where="-s or --config")
-    spec = resolve(config.model)
-    if spec.attention_bias:
-        # The experiment puts layers without bias in place; to go on would change the model without a word.
-        raise InputError(
-            "models whose linear layers have biases cannot be split yet",
-            received=spec.name,
-            todo="take a model of the Llama family: sixgig models",
-        )
-    needed_bytes = peak_bytes(spec, config, device)
-    if device == "cuda":
-        limit_bytes = usable_device_bytes(max(gpu.total_bytes for gpu in hardware.gpus))
+    limit_bytes = _limit_bytes(device, card)
+    notes: tuple[str, ...] = ()
+    if config.model == AUTO:
+        spec, reason = choose_model(config, device, limit_bytes)
+        config, notes = replace(config, model=spec.name), (reason,)
     else:
-        limit_bytes = usable_ram_bytes(hardware.ram_bytes)
+        spec = find_model(config.model, cache_dir=request.cache_dir)
+        require_splittable(spec)
+    needed_bytes = peak_bytes(spec, config, device)
     if needed_bytes > limit_bytes:
         raise DoesNotFitError(
             f"{spec.name} does not fit for {request.experiment} on this {device} device",
             expected=f"at most {format_bytes(limit_bytes)}",
             received=f"it needs about {format_bytes(needed_bytes)}: fp32 weights, AdamW's moments, passes",
-            todo="take a smaller model: sixgig models",
+            todo="take a smaller model: -s model=auto takes the largest that fits",
         )
     return Prepared(
         config=config,
@@ -105,20 +108,57 @@ def prepare(request: Request) -> Prepared:
             "peak_bytes": needed_bytes,
             "limit_bytes": limit_bytes,
             "fits": True,
+            "budget_bytes": request.vram_bytes,
             **_device_facts(device, hardware),
         },
         data_dir=request.data_dir or data_dir_from_environment(),
+        notes=notes,
     )
 
 
-def run(request: Request) -> Finished:
+def choose_model(config: Any, device: str, limit_bytes: int) -> tuple[ModelSpec, str]:
+    """The largest model of the catalogue that can be split and whose run stays within `limit_bytes`, and why.
+
+    Of models of one size the first in the catalogue. Raises DoesNotFitError where not even the smallest does.
+    """
+    able = [spec for spec in all_models() if why_not_split(spec) is None]
+    needs = {spec.name: peak_bytes(spec, config, device) for spec in able}
+    fitting = [spec for spec in able if needs[spec.name] <= limit_bytes]
+    if not fitting:
+        raise DoesNotFitError(
+            f"no model fits on this {device} device",
+            expected=f"at most {format_bytes(limit_bytes)}",
+            received=f"the smallest, {min(needs, key=lambda name: needs[name])}, needs about "
+            f"{format_bytes(min(needs.values()))}",
+        )
+    chosen = max(fitting, key=lambda spec: spec.num_parameters)
+    larger = [spec for spec in able if spec.num_parameters > chosen.num_parameters]
+    reason = f"model {chosen.name}: needs {format_bytes(needs[chosen.name])} of {format_bytes(limit_bytes)}"
+    if larger:
+        following = min(larger, key=lambda spec: spec.num_parameters)
+        reason += f"; {following.name} would need {format_bytes(needs[following.name])}"
+    return chosen, reason
+
+
+def _limit_bytes(device: str, hardware: Hardware) -> int:
+    """What tensors can have of the largest card, or of the machine."""
+    card = largest_card(hardware.gpus) if device == "cuda" else None
+    if card is None:
+        return usable_ram_bytes(hardware.ram_bytes)
+    return outside(card, training=True).limit_bytes(card)
+
+
+def run(request: Request, announce: Callable[[str], None] = lambda message: None) -> Finished:
     """Runs the experiment, or goes on with an interrupted run of the same settings, and writes the report."""
     prepared = prepare(request)
+    for note in prepared.notes:
+        announce(note)
     folder = model_folder(prepared.config.model, cache_dir=request.cache_dir)
     if prepared.device == "cpu":
         keep_few_kernels()
     import torch
 
+    from ..memory.governor import Governor
     from ..report import write_report
     from .kill_switch import run_kill_switch
 
@@ -132,15 +172,25 @@ def run(request: Request) -> Finished:
         else:
             # Here too, so that what a cut-off run leaves behind says where it comes from.
             directory.log("start", resumed=request.resume, provenance=asdict(provenance([], [])))
-            result, samples = run_kill_switch(
-                prepared.config,
-                directory,
-                folder=folder,
-                device=torch.device(prepared.device),
-                data_dir=prepared.data_dir,
-                hardware=prepared.hardware,
-                plan=prepared.plan,
-                quiet=request.quiet,
+            device = torch.device(prepared.device)
+            with Governor(device, budget_bytes=request.vram_bytes, log=directory.log) as governor:
+                result, samples = run_kill_switch(
+                    prepared.config,
+                    directory,
+                    folder=folder,
+                    device=device,
+                    data_dir=prepared.data_dir,
+                    hardware=prepared.hardware,
+                    plan=prepared.plan,
+                    quiet=request.quiet,
+                    memory_text=governor.text,
+                )
+            result = with_memory(
+                result,
+                recorded_peak(directory.events()).joined(governor.peak),
+                device=prepared.device,
+                budget_bytes=request.vram_bytes,
+                problem=governor.problem,
             )
             directory.finish(result, samples)
         return Finished(result=result, folder=directory.path, report=write_report(result, directory.path))
@@ -171,6 +221,27 @@ def _device_facts(device: str, hardware: Hardware) -> dict[str, Any]:
         return {"device_total_bytes": hardware.ram_bytes, "device_driver": None}
     card = max(hardware.gpus, key=lambda gpu: gpu.total_bytes)
     return {"device_total_bytes": card.total_bytes, "device_driver": card.driver}
+
+
+def _card(vram_bytes: int | None, device: str, hardware: Hardware) -> Hardware:
+    """The machine as the run may use it: no card larger than `vram_bytes`."""
+    if vram_bytes is None:
+        return hardware
+    if device != "cuda":
+        raise InputError(
+            "--vram holds a run on a GPU to a part of the card, and this run is on the CPU",
+            received=f"--vram {format_bytes(vram_bytes)}",
+            todo="leave --vram out; `sixgig plan MODEL --vram ...` plans for a card that is not here",
+        )
+    total_bytes = max(gpu.total_bytes for gpu in hardware.gpus)
+    if not 0 < vram_bytes <= total_bytes:
+        raise InputError(
+            "--vram must lie within the card",
+            expected=f"more than 0 and at most {format_bytes(total_bytes)}",
+            received=format_bytes(vram_bytes),
+        )
+    cards = tuple(replace(gpu, total_bytes=min(gpu.total_bytes, vram_bytes)) for gpu in hardware.gpus)
+    return replace(hardware, gpus=cards)
 
 
 def _device(asked: str | None, hardware: Hardware) -> str:

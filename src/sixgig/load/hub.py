@@ -6,6 +6,8 @@ HF_ENDPOINT, HF_TOKEN and the other settings of huggingface_hub apply. Interrupt
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -24,31 +26,41 @@ def download_snapshot(
 
     Raises `NotAvailableError` with the hub's own reason: no network, no such repository, consent needed.
     """
+    tell(progress, "download", f"asking the hub about {source.repo_id}")
+    with refusals_explained(source.repo_id, gated=spec.gated), full_disk_explained(folder):
+        return _download(spec, source, folder, progress)
+
+
+@contextmanager
+def refusals_explained(repo_id: str, *, gated: bool | None) -> Iterator[None]:
+    """Turns whatever stops the hub's client into a `NotAvailableError` with the reason and what to do."""
     # The base class of the hub client's HTTP library, whichever that is in the installed version: connection
     # errors are of that class and not OSErrors.
     from huggingface_hub.errors import HfHubHTTPError
 
     transport_error = cast("type[Exception]", HfHubHTTPError.__bases__[0])
-
-    tell(progress, "download", f"asking the hub about {source.repo_id}")
     try:
-        with full_disk_explained(folder):
-            return _download(spec, source, folder, progress)
+        yield
     except (transport_error, OSError) as error:
         reason = str(error).strip().splitlines()
         raise NotAvailableError(
-            f"{source.repo_id} could not be fetched from the hub",
+            f"{repo_id} could not be fetched from the hub",
             received=f"{type(error).__name__}: {reason[0] if reason else 'no reason given'}",
-            todo=_advice(spec),
+            todo=_advice(repo_id, gated, error),
         ) from error
 
 
-def _advice(spec: ModelSpec) -> str:
-    consent = (
-        ""
-        if spec.gated is False
-        else "accept the model's terms on its hub page and log in with `hf auth login`; "
-    )
+def _advice(repo_id: str, gated: bool | None, error: Exception) -> str:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    page = f"{constants.ENDPOINT}/{repo_id}"
+    consent = f"accept the model's terms at {page} and log in with `hf auth login`; "
+    if isinstance(error, GatedRepoError):
+        return consent.rstrip("; ")
+    if isinstance(error, RepositoryNotFoundError):
+        return f"look at the spelling: is {page} there? A private repository needs `hf auth login`"
+    consent = "" if gated is False else consent
     return (
         f"{consent}check the network, or name a mirror in HF_ENDPOINT; or copy the model's folder from "
         "another machine and pass its path in place of the name"

@@ -84,7 +84,8 @@ def _check_size(path: Path, num_bytes: int) -> None:
 
 
 def _fault(path: Path, problem: str, expected: str, received: str) -> IntegrityError:
-    todo = f"sixgig fetch {path.parent.name} moves it out and fetches it again"
+    name = path.parent.name.replace("--", "/")  # how the cache spells a hub repository's slash
+    todo = f"sixgig fetch {name} moves it out and fetches it again"
     return IntegrityError(
         f"{problem}: {path.name}", expected=expected, received=received, where=str(path), todo=todo
     )

@@ -11,12 +11,14 @@ from typing import Any
 
 from torch import nn
 
-from ..catalogue.local import from_config
-from ..errors import IntegrityError
+from ..catalogue import from_config
+from ..catalogue.families import FAMILIES
+from ..catalogue.local import MAX_CONFIG_BYTES
+from ..errors import InputError, IntegrityError, UnknownNameError
 from ..files import read_json
 from .loaded import linear_layers
 
-_MODEL_TYPES = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2"}
+_ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM")  # those whose stored form has been tried
 _MAX_LAYERS = 1000
 _FEWEST_BITS = 2  # no format here stores a weight in less
 
@@ -61,19 +63,28 @@ def put_parameter(network: nn.Module, name: str, tensor: Any) -> None:
 
 
 def _check_config(folder: Path, weight_bytes: int) -> None:
-    spec = from_config(folder)
-    config = read_json(folder / "config.json", max_bytes=2**20)
-    if config.get("model_type") != _MODEL_TYPES[spec.architecture]:
+    file = folder / "config.json"
+    spec = from_config(folder, packed=True)  # a Base says in its config how its layers are stored
+    if spec.architecture not in _ARCHITECTURES:
+        raise UnknownNameError(
+            "architecture of a split model", spec.architecture, _ARCHITECTURES, where=str(file)
+        )
+    if spec.output_bias or spec.mlp_bias:
+        raise InputError("Llama with biases in its linear layers is not supported", where=str(file))
+    model_type = FAMILIES[spec.architecture].model_type
+    received = read_json(file, max_bytes=MAX_CONFIG_BYTES).get("model_type")
+    if received != model_type:
+        # Without it transformers would choose by the folder's name.
         raise IntegrityError(
             "the configuration contradicts itself",
-            expected=f"model_type {_MODEL_TYPES[spec.architecture]} for {spec.architecture}",
-            received=repr(config.get("model_type"))[:100],
-            where=str(folder / "config.json"),
+            expected=f"model_type {model_type} for {spec.architecture}",
+            received=repr(received)[:100],
+            where=str(file),
         )
     if spec.num_layers > _MAX_LAYERS or spec.num_parameters * _FEWEST_BITS > 8 * weight_bytes:
         raise IntegrityError(
             "the configuration describes a larger model than its weights",
             expected=f"what {weight_bytes} bytes of weights can hold, at most {_MAX_LAYERS} layers",
             received=f"{spec.num_parameters} parameters in {spec.num_layers} layers",
-            where=str(folder / "config.json"),
+            where=str(file),
         )

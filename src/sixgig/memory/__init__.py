@@ -1,17 +1,23 @@
-"""What a task needs in bytes, known before anything is downloaded; first version, from sizes alone."""
+"""What a task needs in bytes, known before anything is downloaded."""
 
-from .ledger import Line, MemoryPlan, usable_device_bytes, usable_ram_bytes
-from .plan import DoesNotFit, estimate, plan
-from .workload import TASKS, Workload
+from .choices import Wishes
+from .ledger import Line, MemoryPlan, Tried, usable_ram_bytes
+from .outside import outside
+from .plan import DoesNotFit, estimate, first_that_fits, plan
+from .workload import TASKS, Training, Workload
 
 __all__ = [
     "TASKS",
     "DoesNotFit",
     "Line",
     "MemoryPlan",
+    "Training",
+    "Tried",
+    "Wishes",
     "Workload",
     "estimate",
+    "first_that_fits",
+    "outside",
     "plan",
-    "usable_device_bytes",
     "usable_ram_bytes",
 ]

@@ -5,23 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..units import GIB, MIB, format_bytes
+from ..cards import Card
+from ..units import GIB, format_bytes
 from .workload import Workload
 
-Place = Literal["device", "ram"]
-
-
-def device_margin_bytes(total_bytes: int) -> int:
-    """What a card of `total_bytes` does not give to tensors: the CUDA context and fragmentation.
-
-    400 MiB and 3%: a "6 GB" card then has 5.4 GiB, as people report. A desktop on the same card takes more.
-    """
-    return 400 * MIB + total_bytes * 3 // 100
-
-
-def usable_device_bytes(total_bytes: int) -> int:
-    """Bytes of a card of `total_bytes` that tensors can have."""
-    return max(0, total_bytes - device_margin_bytes(total_bytes))
+Place = Literal["device", "ram", "disk"]
 
 
 def ram_margin_bytes(total_bytes: int) -> int:
@@ -45,37 +33,61 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tried:
+    """Settings that were looked at, and what they would take of the card (None: they do not apply)."""
+
+    settings: str
+    device_bytes: int
+    fits: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
-    """A task's whole ledger against a card (None: no GPU, everything in memory) and the machine's memory."""
+    """A task's whole ledger against a card (None: no GPU, everything in memory) and the machine's memory.
+
+    `allocated_peak_bytes` and `reserved_peak_bytes` are what torch's allocator will report.
+    `max_tokens_per_second`: generated for one sequence, were the card's bandwidth used in full; None where
+    the bandwidth is not known.
+    """
 
     model: str
     workload: Workload
-    device_bytes: int | None
+    settings: str
+    card: Card | None
     ram_bytes: int
     lines: tuple[Line, ...]
+    allocated_peak_bytes: int
+    reserved_peak_bytes: int
+    fits: bool
     notes: tuple[str, ...] = ()
+    tried: tuple[Tried, ...] = ()
     would_fit: tuple[str, ...] = ()
+    max_tokens_per_second: float | None = None
 
     def needed_bytes(self, place: Place) -> int:
         return sum(line.num_bytes for line in self.lines if line.place == place)
 
     @property
+    def device_bytes(self) -> int | None:
+        """The card's whole memory."""
+        return None if self.card is None else self.card.total_bytes
+
+    @property
     def device_peak_bytes(self) -> int:
+        """What the driver will report as used at the widest moment, with the margin."""
         return self.needed_bytes("device")
 
     @property
     def ram_peak_bytes(self) -> int:
         return self.needed_bytes("ram")
 
-    @property
-    def fits(self) -> bool:
-        return self.device_peak_bytes <= (self.device_bytes or 0) and self.ram_peak_bytes <= self.ram_bytes
-
     def table(self) -> str:
-        """Every line as text, then the two sums."""
+        """Every line as text, then the sums."""
         rows = [(line.what, line.place, format_bytes(line.num_bytes), line.because) for line in self.lines]
         limits: tuple[tuple[Place, int], ...] = (("device", self.device_bytes or 0), ("ram", self.ram_bytes))
         for place, limit_bytes in limits:
+            if place == "device" and self.card is None:
+                continue
             needed_bytes = self.needed_bytes(place)
             verdict = "" if needed_bytes <= limit_bytes else "  <- too much"
             rows.append(

@@ -5,6 +5,9 @@ Shapes: T positions, D hidden, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -12,6 +15,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError
+
+_most_rows: ContextVar[int | None] = ContextVar("most_rows", default=None)
+
+
+@contextmanager
+def at_most_rows(num_rows: int | None) -> Iterator[None]:
+    """Within it no more than `num_rows` rows of logits are held at a time (None: as many as usual).
+
+    For when memory runs out far below whoever knows of it; the sums stay the same but for rounding.
+    """
+    token = _most_rows.set(num_rows)
+    try:
+        yield
+    finally:
+        _most_rows.reset(token)
 
 
 def token_nll(
@@ -40,7 +58,13 @@ def token_nll(
 
 def default_chunk_rows(device: torch.device) -> int:
     """Rows of logits at a time: few enough to stay near a CPU's caches; a GPU wants few large products."""
-    return 2048 if device.type == "cuda" else 128
+    return allowed_rows(2048 if device.type == "cuda" else 128)
+
+
+def allowed_rows(num_rows: int) -> int:
+    """`num_rows`, or fewer within `at_most_rows`."""
+    most = _most_rows.get()
+    return num_rows if most is None else min(num_rows, most)
 
 
 def cast_once(head_VD: Tensor, hidden: Tensor) -> Tensor:

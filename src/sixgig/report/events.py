@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ class EventLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = threading.Lock()  # memory is sampled by a thread of its own
         events, good_bytes = _read(path)
         if path.exists() and path.stat().st_size > good_bytes:
             os.truncate(path, good_bytes)
@@ -72,8 +74,12 @@ class EventLog:
         return self._offset + time.monotonic() - self._origin
 
     def append(self, event: str, **fields: Any) -> None:
-        """Adds one line and flushes it to the system, so that it outlives a kill of this process."""
+        """Adds one line and flushes it to the system, so that it outlives a kill of this process.
+
+        Any thread may call it: lines stay whole, and in the order of their seconds.
+        """
         plain = without_secrets(require_plain(fields, what=f"event {event}"))
-        line = json.dumps({"seconds": round(self.seconds(), 3), "event": event, **plain})
-        with full_disk_explained(self.path), self.path.open("ab") as handle:
-            handle.write(line.encode("ascii") + b"\n")
+        with self._lock:
+            line = json.dumps({"seconds": round(self.seconds(), 3), "event": event, **plain})
+            with full_disk_explained(self.path), self.path.open("ab") as handle:
+                handle.write(line.encode("ascii") + b"\n")

@@ -112,8 +112,18 @@ def _answer(setting: str, text: str, secret: str) -> Answer:
 def _costs(result: Result) -> list[tuple[str, str]]:
     """Time by stage and peak memory, as (what, how much)."""
     costs = [(stage, format_seconds(seconds)) for stage, seconds in result.timings.items()]
-    peaks = (("memory, planned peak", result.memory.planned_peak_bytes),)
-    peaks += (("memory, measured peak", result.memory.measured_peak_bytes),)
+    memory = result.memory
+    peaks = [
+        ("memory, planned peak", memory.planned_peak_bytes),
+        ("memory, measured peak", memory.measured_peak_bytes),
+    ]
+    others = [
+        ("memory, reserved by the allocator, peak", memory.reserved_peak_bytes),
+        ("memory, in use on the card, peak", memory.device_used_peak_bytes),
+        ("memory, of the process, peak", memory.resident_peak_bytes),
+        ("memory, budget of the run", memory.budget_bytes),
+    ]
+    peaks += [(what, peak) for what, peak in others if peak is not None]
     return costs + [(what, "not known" if peak is None else format_bytes(peak)) for what, peak in peaks]
 
 

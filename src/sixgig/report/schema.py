@@ -124,10 +124,20 @@ class Example(_Record):
 
 
 class Memory(_Record):
-    """Peak bytes as planned and as measured on the device that held the model."""
+    """Peak bytes as planned and as measured on the device that held the model: on a card the tensors', else
+    the process's.
+
+    The others were not kept by earlier versions, and a card's are None on a CPU: what torch's allocator held,
+    what the whole card did (as sampled, with the CUDA context and other programs), what the process did in
+    the host's memory, and the card's memory that the run was held to.
+    """
 
     planned_peak_bytes: int | None
     measured_peak_bytes: int | None
+    reserved_peak_bytes: int | None = None
+    device_used_peak_bytes: int | None = None
+    resident_peak_bytes: int | None = None
+    budget_bytes: int | None = None
 
 
 class Result(_Record):

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..data.batches import TokenBatch
 from ..load.loaded import LoadedModel
-from ..numerics.likelihood import cast_once
+from ..numerics.likelihood import allowed_rows, cast_once
 from .training import hidden_states, mixed_precision, pieces, quick_attention
 
 
@@ -76,6 +76,7 @@ def kl_divergence_sum(
     """
     total = student_ND.new_zeros((), dtype=torch.float32)
     head = cast_once(head_VD, student_ND)
+    chunk_rows = allowed_rows(chunk_rows)
     for start in range(0, len(student_ND), chunk_rows):
         stop = start + chunk_rows
         part = checkpoint(_kl_sum, student_ND[start:stop], teacher_ND[start:stop], head, use_reentrant=False)

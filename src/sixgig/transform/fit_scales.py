@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..data.batches import TokenBatch
 from ..errors import NumericalError
 from ..load.loaded import LoadedModel
+from ..memory.ladder import Fallbacks
 from ..numerics.finite import all_finite
 from ..numerics.quantize import Quantized, centred_codes
 from .distil import endless_order, lesson_pieces, prepare_lessons
@@ -69,6 +70,7 @@ def fit_scales(
     seed: int,
     after_step: Callable[[int, int, float], None] = lambda step, num_steps, loss: None,
     announce: Callable[[str], None] = lambda message: None,
+    fallbacks: Fallbacks | None = None,
 ) -> dict[str, LayerSplit]:
     """The same layers with fitted scales in their Bases, rounded to fp16. Codes, zero points and the Ortho
     part stay, so an Ortho part has to be fitted after this.
@@ -95,6 +97,7 @@ def fit_scales(
         what="fitting the Base's scales",
         after_step=lambda step, loss: after_step(step, config.num_steps, loss),
         announce=announce,
+        fallbacks=fallbacks,
     )
     return {
         name: replace(layer, base=replace(layer.base, scales_OG=_stored(modules[name], name)))

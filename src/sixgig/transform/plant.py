@@ -17,6 +17,7 @@ from ..data.batches import TokenSequence
 from ..data.padding import worth_one_pass
 from ..errors import InputError
 from ..load.loaded import LoadedModel, linear_layers
+from ..memory.ladder import Fallbacks
 from .training import Schedule, minimise, nll_pieces
 
 
@@ -41,6 +42,7 @@ def plant(
     after_step: Callable[[int, int, float], None] = lambda step, num_steps, loss: None,
     num_steps: int | None = None,
     announce: Callable[[str], None] = lambda message: None,
+    fallbacks: Fallbacks | None = None,
 ) -> int:
     """Trains `loaded` in place; every private text is shown `repetitions` times in a random order.
 
@@ -73,6 +75,7 @@ def plant(
             what="planting",
             after_step=lambda step, loss: after_step(step, steps, loss),
             announce=announce,
+            fallbacks=fallbacks,
         )
     finally:
         loaded.network.eval().requires_grad_(False)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..data.batches import TokenSequence
 from ..layers.split_linear import OrthoPart
 from ..load.loaded import LoadedModel
+from ..memory.ladder import Fallbacks
 from ..numerics.lowrank import restore_factor, round_factor
 from ..numerics.quantize import dequantize
 from .distil import Lesson, endless_order, lesson_pieces
@@ -62,6 +63,7 @@ def fit_ortho(
     seed: int,
     after_step: Callable[[int, int, float], None] = lambda step, num_steps, loss: None,
     announce: Callable[[str], None] = lambda message: None,
+    fallbacks: Fallbacks | None = None,
 ) -> dict[str, LayerSplit]:
     """The same layers with a fitted Ortho part, rounded to its stored width.
 
@@ -90,6 +92,7 @@ def fit_ortho(
             what="fitting the Ortho part",
             after_step=lambda step, loss: after_step(step, config.num_steps, loss),
             announce=announce,
+            fallbacks=fallbacks,
         )
     return {
         name: replace(layers[name], ortho=_rounded(module, layers[name].ortho, config.factor_bits))

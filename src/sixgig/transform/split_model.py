@@ -17,6 +17,7 @@ from ..data.private import PrivateRecord
 from ..errors import InputError
 from ..load.container import ModelTensors, layer_reader
 from ..load.loaded import LoadedModel, linear_layers
+from ..memory.ladder import Fallbacks
 from .distil import prepare_lessons
 from .fit_scales import ScaleFitConfig, fit_scales, unrounded_weights
 from .restore import FitConfig, fit_ortho
@@ -158,49 +159,62 @@ def split_model(
         loaded, public_text, settings, scale_fit.num_steps, seed, announce
     )
     positions = max(1, 2048 // settings.window_tokens)
-    layers: Mapping[str, LayerSplit] = split_layers_of(
-        loaded,
-        {
-            _ARM: Arm(
-                sieve=sieve,
-                private_set=_PRIVATE,
-                before_set=_BEFORE if before is not None else None,
-                quantize=quantize,
-                ortho=ortho,
-                keep_unrounded=scale_fit.num_steps > 0,
-            )
-        },
-        {PUBLIC: list(batches(calibration, positions)), _PRIVATE: list(batches(wholes, positions))},
-        {_BEFORE: layer_reader(before)} if before else {},
-        seed=seed,
-        after_layer=lambda done, total: show("split", done / total),
-    )[_ARM]
+    text_sets = {PUBLIC: list(batches(calibration, positions)), _PRIVATE: list(batches(wholes, positions))}
+    arm = Arm(
+        sieve=sieve,
+        private_set=_PRIVATE,
+        before_set=_BEFORE if before is not None else None,
+        quantize=quantize,
+        ortho=ortho,
+        keep_unrounded=scale_fit.num_steps > 0,
+    )
+    # Each of these begins from what the one before returned, so that it can be begun again.
+    fallbacks = Fallbacks(announce, device=loaded.device)
+    layers: Mapping[str, LayerSplit] = fallbacks.stage(
+        "splitting",
+        lambda: split_layers_of(
+            loaded,
+            {_ARM: arm},
+            text_sets,
+            {_BEFORE: layer_reader(before)} if before else {},
+            seed=seed,
+            after_layer=lambda done, total: show("split", done / total),
+        )[_ARM],
+    )
     fits_ortho = any(layer.ortho.up_Or.shape[1] for layer in layers.values())
     public = list(batches(lessons_text, settings.fit_windows_per_step))
-    lessons = prepare_lessons(loaded, public) if fits_ortho else []
+    lessons = fallbacks.stage("lessons", lambda: prepare_lessons(loaded, public) if fits_ortho else [])
     show("lessons", 1.0)
     if scale_fit.num_steps:
-        layers = fit_scales(
-            loaded,
-            layers,
-            unrounded_weights(layers).items(),
-            public,
-            scale_fit,
-            seed=seed,
-            after_step=lambda step, num_steps, loss: show("fit-scales", (step + 1) / num_steps),
-            announce=announce,
+        rounded = layers
+        layers = fallbacks.stage(
+            "fitting scales",
+            lambda: fit_scales(
+                loaded,
+                rounded,
+                unrounded_weights(rounded).items(),
+                public,
+                scale_fit,
+                seed=seed,
+                after_step=lambda step, num_steps, loss: show("fit-scales", (step + 1) / num_steps),
+                fallbacks=fallbacks,
+            ),
         )
     if fits_ortho:
         size = settings.fit_texts_per_step
-        layers = fit_ortho(
-            loaded,
-            layers,
-            lessons,
-            [wholes[start : start + size] for start in range(0, len(wholes), size)],
-            settings.fit(),
-            seed=seed,
-            after_step=lambda step, num_steps, loss: show("fit", (step + 1) / num_steps),
-            announce=announce,
+        fitted = layers
+        layers = fallbacks.stage(
+            "fitting",
+            lambda: fit_ortho(
+                loaded,
+                fitted,
+                lessons,
+                [wholes[start : start + size] for start in range(0, len(wholes), size)],
+                settings.fit(),
+                seed=seed,
+                after_step=lambda step, num_steps, loss: show("fit", (step + 1) / num_steps),
+                fallbacks=fallbacks,
+            ),
         )
     return ModelSplit(
         layers=layers,

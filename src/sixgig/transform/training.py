@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..data.batches import TokenBatch, TokenSequence, collate
-from ..errors import NumericalError, OutOfSpaceError
+from ..errors import NumericalError, TornStepError
 from ..load.loaded import LoadedModel
-from ..numerics.likelihood import token_nll
+from ..memory.ladder import Fallbacks, Ladder
+from ..numerics.likelihood import at_most_rows, token_nll
+from .thrift import Losses, Thrift, TrainingMoves, checkpointed, is_recomputing, recomputing
 
 T = TypeVar("T")
-
-MAX_PIECES = 256  # a step cut finer than this holds single sequences in any use here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,35 +50,45 @@ class Schedule:
 
 def minimise(
     parameters: Sequence[nn.Parameter],
-    losses_at: Callable[[int, int], Iterable[Callable[[], Tensor]]],
+    losses_at: Losses,
     schedule: Schedule,
     *,
     what: str,
     after_step: Callable[[int, float], None] = lambda step, loss: None,
     announce: Callable[[str], None] = lambda message: None,
+    fallbacks: Fallbacks | None = None,
 ) -> None:
     """Takes `num_steps` AdamW steps; changes `parameters` in place.
 
     `losses_at(step, num_pieces)` gives the pieces of the step's batch, at least `num_pieces` where it can be
     cut so finely; each, when called, computes its part of the loss, and the parts sum to the step's loss.
-    When the device runs out of memory the step is begun again in twice as many pieces, which is announced and
-    changes no number beyond rounding.
+    When memory runs out the step is begun again: in twice as many pieces, then with fewer rows of logits at a
+    time, then with the layers' activations computed twice. Each move is announced, is kept for the steps to
+    come and changes no number beyond rounding. `fallbacks` says where moves are written down as well; without
+    it they go to `announce` alone.
 
     On a CPU each parameter takes its step within the last piece's backward pass, as soon as its gradient is
-    complete, and lets it go: a model's gradients never stand in memory together. A GPU, which may run out of
-    memory in the midst of that pass and must then begin again, steps after it.
+    complete, and lets it go: a model's gradients never stand in memory together. Where memory runs out in the
+    midst of that pass, some parameters have taken their step and the others never will: nothing is undone,
+    since that would need a copy of the weights. A GPU, which runs out more often, steps after the pass.
 
     Raises:
         NumericalError naming `what` and the step when the loss is NaN or Inf; the step is not taken.
-        OutOfSpaceError when even single sequences do not fit.
+        OutOfSpaceError when no move is left. TornStepError when a step was torn: `parameters` are then of no
+        use, and whoever has what they were made from begins again (`Fallbacks.stage`).
     """
-    update = _Update(parameters, schedule, within_backward=parameters[0].device.type == "cpu")
-    num_pieces = 1
+    device = parameters[0].device
+    fallbacks = fallbacks or Fallbacks(announce, device=device)
+    moves = TrainingMoves(losses_at, device)
+    ladder = fallbacks.ladder(
+        what, Thrift(), moves.all(), todo="use a smaller model, shorter windows, or --device cpu"
+    )
+    update = _Update(parameters, schedule, within_backward=device.type == "cpu")
     for step in range(schedule.num_steps):
         update.begin(step)
-        value, num_pieces = _take_step(
-            losses_at, step, num_pieces, update, what, announce, num_steps=schedule.num_steps
-        )
+        moves.step = step
+        where = f"step {step + 1} of {schedule.num_steps}"
+        value = _take_step(losses_at, step, update, ladder, what, where)
         after_step(step, value)
 
 
@@ -101,23 +111,26 @@ class _Update:
             )
             for group in groups
         ]
-        if within_backward:
-            self._make_moments()
+        self._make_moments()
+        self._has_stepped = False
 
     def _make_moments(self) -> None:
         """AdamW's moments, all 0, as views of one block.
 
-        AdamW itself would make each moment in the midst of the first backward pass, scattered over the heap:
-        that pass's short-lived tensors then leave holes between them that later passes never fill well. One
-        block is also given back at once.
+        AdamW itself would make each moment in the midst of the first step, scattered over the heap: a pass's
+        short-lived tensors then leave holes between them that later passes never fill well. One block is also
+        given back at once. And where memory ran out between two of them, AdamW would find a half-made state.
         """
+        device = self._parameters[0].device
         sizes = [parameter.numel() for parameter in self._parameters]
-        means, squares = (moments.split(sizes) for moments in torch.zeros(2, sum(sizes)))
-        for parameter, optimizer, mean, square in zip(
-            self._parameters, self._optimizers, means, squares, strict=True
+        block = torch.zeros(2, sum(sizes), device=device, dtype=self._parameters[0].dtype)
+        means, squares = (moments.split(sizes) for moments in block)
+        for number, (parameter, mean, square) in enumerate(
+            zip(self._parameters, means, squares, strict=True)
         ):
-            optimizer.state[parameter] = {
-                "step": torch.zeros(()),
+            # One optimizer has them all, or each has its own.
+            self._optimizers[number % len(self._optimizers)].state[parameter] = {
+                "step": torch.zeros((), device=device),
                 "exp_avg": mean.view_as(parameter),
                 "exp_avg_sq": square.view_as(parameter),
             }
@@ -126,10 +139,21 @@ class _Update:
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self._schedule.rate(step)
+        self._has_stepped = False
 
-    def forget_gradients(self) -> None:
+    def undo(self) -> None:
+        """Brings everything to where `begin` found it, after a pass that failed.
+
+        Raises:
+            TornStepError when a parameter has taken its step already, or may have.
+        """
         for parameter in self._parameters:
             parameter.grad = None
+        if self._has_stepped:
+            raise TornStepError(
+                "memory ran out when some weights had taken a step of training and others had not",
+                todo="run the same command again with --resume, or with a smaller model or batch",
+            )
 
     def last_backward(self, loss: Tensor) -> None:
         """The step's last backward pass, and the step."""
@@ -157,24 +181,19 @@ class _Update:
                     # As torch's clip_grad_norm_, without waiting for the device to answer.
                     size = torch.linalg.vector_norm(parameter.grad)
                     parameter.grad.mul_((self._limit / (size + 1e-6)).clamp(max=1.0))
+        # From here on nothing can be taken back. Versions of tensors do not tell how far it came: the fused
+        # AdamW changes parameters without a new one.
+        self._has_stepped = True
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
 
 def _take_step(
-    losses_at: Callable[[int, int], Iterable[Callable[[], Tensor]]],
-    step: int,
-    num_pieces: int,
-    update: _Update,
-    what: str,
-    announce: Callable[[str], None],
-    *,
-    num_steps: int,
-) -> tuple[float, int]:
-    where = f"step {step + 1} of {num_steps}"
-    while True:
-        try:
-            *others, last = losses_at(step, num_pieces)
+    losses_at: Losses, step: int, update: _Update, ladder: Ladder[Thrift], what: str, where: str
+) -> float:
+    def attempt(thrift: Thrift) -> float:
+        with at_most_rows(thrift.logit_rows), recomputing(thrift.recompute):
+            *others, last = losses_at(step, thrift.num_pieces)
             value = 0.0
             for piece in others:
                 loss = piece()
@@ -183,19 +202,10 @@ def _take_step(
             loss = last()
             value += _finite(loss, what, where)
             update.last_backward(loss)
-            return value, num_pieces
-        except torch.OutOfMemoryError as error:
-            update.forget_gradients()
-            num_pieces *= 2
-            if num_pieces > MAX_PIECES:
-                raise OutOfSpaceError(
-                    f"the device's memory is too small for {what}",
-                    where=f"{where}, {num_pieces // 2} pieces a step",
-                    todo="use a smaller model, shorter windows, or --device cpu",
-                ) from error
-        # Outside the except block, so that the failed pass's tensors are let go before the cache is emptied.
-        torch.cuda.empty_cache()
-        announce(f"out of memory while {what}: each step now runs in {num_pieces} pieces")
+            return value
+
+    # No random number is drawn in a step (nothing here has dropout), so there is none to draw again.
+    return ladder.run(attempt, where=where, undo=update.undo)
 
 
 def _finite(loss: Tensor, what: str, where: str) -> float:
@@ -220,9 +230,10 @@ def mixed_precision(device: torch.device) -> torch.autocast:
 
 def hidden_states(loaded: LoadedModel, batch: TokenBatch) -> Tensor:
     """Final hidden states [B, T, D], after the last norm, before the head."""
-    return loaded.network.base_model(
-        input_ids=batch.ids_BT, attention_mask=batch.mask_BT, use_cache=False
-    ).last_hidden_state
+    with checkpointed(loaded) if is_recomputing() else nullcontext():
+        return loaded.network.base_model(
+            input_ids=batch.ids_BT, attention_mask=batch.mask_BT, use_cache=False
+        ).last_hidden_state
 
 
 def weighted_nll_sum(loaded: LoadedModel, batch: TokenBatch) -> tuple[Tensor, float]:
@@ -236,7 +247,12 @@ def weighted_nll_sum(loaded: LoadedModel, batch: TokenBatch) -> tuple[Tensor, fl
 
 def quick_attention(batch: TokenBatch) -> AbstractContextManager[Any]:
     """Plain products for short texts on a CPU, where the backward pass of torch's flash kernel takes four
-    times as long (8 ms against 2 ms a layer for 12 texts of 38 tokens). They hold [B, heads, T, T]."""
+    times as long (8 ms against 2 ms a layer for 12 texts of 38 tokens). They hold [B, heads, T, T].
+
+    Not where layers are computed twice: the second time lies outside this choice, and both must be alike.
+    """
+    if is_recomputing():
+        return nullcontext()
     if batch.ids_BT.device.type == "cpu" and batch.ids_BT.shape[1] <= 128:
         return sdpa_kernel(SDPBackend.MATH)
     return nullcontext()
