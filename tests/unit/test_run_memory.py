@@ -159,7 +159,7 @@ def test_a_budget_on_a_cpu_is_refused_with_what_to_do(capsys: pytest.CaptureFixt
     assert run(["run", "kill-switch", "--vram", "6GiB", "--device", "cpu", "--dry-run"]) == 2
     assert "sixgig plan" in capsys.readouterr().err
     assert run(["run", "kill-switch", "--vram", "six", "--dry-run"]) == 2
-    assert "not a size" in capsys.readouterr().err
+    assert "neither a size nor a card" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
