@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from ..catalogue import ModelSpec
 from ..data.padding import worth_one_pass
-from ..units import MIB
+from ..memory.ledger import HEAP_HOLES, LIBRARIES_BYTES
 from .kill_switch_config import KillSwitchConfig
 
 CANARY_TOKENS = 40  # of a canary's whole text, at most
 LOGIT_ROWS = {"cpu": 128, "cuda": 2048}  # held at a time (numerics.likelihood.default_chunk_rows)
-LIBRARIES_BYTES = 500 * MIB  # resident memory of Python, torch and transformers, measured on Linux
-HEAP_HOLES = 0.4  # what the C library's heap holds beside short-lived tensors, as a share of them
 
 
 def peak_bytes(spec: ModelSpec, config: KillSwitchConfig, device: str) -> int:

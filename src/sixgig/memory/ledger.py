@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..cards import Card
-from ..units import GIB, format_bytes
+from ..units import GIB, MIB, format_bytes
 from .workload import Workload
 
 Place = Literal["device", "ram", "disk"]
+
+LIBRARIES_BYTES = 500 * MIB  # resident memory of Python, torch and transformers, measured on Linux
+HEAP_HOLES = 0.4  # what the C library's heap holds beside short-lived tensors, as a share of them
 
 
 def ram_margin_bytes(total_bytes: int) -> int:

@@ -16,7 +16,7 @@ from ..catalogue.splitting import why_not_split
 from ..errors import DoesNotFitError
 from ..units import MIB, format_bytes
 from .choices import Wishes, candidates, described
-from .ledger import Line, MemoryPlan, Tried, ram_margin_bytes
+from .ledger import HEAP_HOLES, LIBRARIES_BYTES, Line, MemoryPlan, Tried, ram_margin_bytes
 from .outside import FRAGMENTS_SHARE, MARGIN_STOPS_AT_BYTES, Outside, outside
 from .simulation import WORKSPACE, Allocator, SimulatedOutOfMemory, simulate
 from .simulation.weights import EMBEDDING, EXPERTS, experts_bytes, least_device_bytes
@@ -25,8 +25,6 @@ from .workload import Workload
 
 _CARD_STEP_BYTES = 256 * MIB  # cards are named in steps no finer than this
 _PLENTY_BYTES = 2**44
-HEAP_HOLES = 0.4  # what a C library's heap holds beside short-lived tensors, as a share of them
-LIBRARIES_BYTES = 500 * MIB  # resident memory of Python, torch and transformers
 
 
 class DoesNotFit(DoesNotFitError):
@@ -178,7 +176,12 @@ class _Place:
             Line(what="CUDA context and kernels", place="device", num_bytes=context, because="outside torch")
         )
         lines.append(
-            Line(what="margin", place="device", num_bytes=around.margin_bytes, because="3% of the card")
+            Line(
+                what="margin",
+                place="device",
+                num_bytes=around.margin_bytes,
+                because="fragments, errors of the plan",
+            )
         )
         return lines
 
@@ -194,7 +197,9 @@ class _Place:
                 lines.append(Line(what="Base and W - M", place="ram", num_bytes=base, because="with 16 bits"))
             if work.embedding_place == "cpu":
                 wide = spec.embedding_parameters * (4 if work.bits == 32 else 2)
-                lines.append(Line(what=EMBEDDING, place="ram", num_bytes=wide, because="16 bits a weight"))
+                lines.append(
+                    Line(what=EMBEDDING, place="ram", num_bytes=wide, because=_because(spec, work, EMBEDDING))
+                )
             if work.experts_place == "cpu":
                 held = experts_bytes(spec, work)
                 why = f"{spec.num_experts} a layer, {spec.num_experts_per_token} active"
@@ -246,6 +251,8 @@ def _because(spec: ModelSpec, work: Workload, kind: str) -> str:
         return f"{bits:g} bits a weight{scales}"
     if kind == EMBEDDING and spec.tied_embeddings and work.head_bits >= 16:
         return "also the output head"
+    if kind == EMBEDDING:
+        return f"{32 if work.bits == 32 else 16} bits a weight"
     return ""
 
 

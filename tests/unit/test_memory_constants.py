@@ -1,0 +1,32 @@
+"""What the simulation writes down a second time, since the planner loads no torch, is what the code does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from traced_memory import PROGRAMS
+
+from sixgig.layers import packed_linear
+from sixgig.memory.simulation import backward, operations, programs, weights
+from sixgig.numerics.likelihood import default_chunk_rows
+from sixgig.numerics.pack import packed_row_bytes
+from sixgig.transform.split_model import SplitSettings
+
+
+def test_sizes_of_tiles_and_rows_are_those_of_the_code() -> None:
+    assert operations.PACKED_TILE_WEIGHTS == packed_linear.TILE_WEIGHTS
+    assert default_chunk_rows(torch.device("cuda")) == programs.NLL_ROWS
+    assert SplitSettings().num_calibration_windows == programs.SPLIT_CALIBRATION_WINDOWS
+
+
+def test_the_simulated_programs_are_sized_like_the_measured_ones() -> None:
+    assert backward.LOSS_ROWS == PROGRAMS.LOSS_ROWS
+    assert programs.NEW_TOKENS == PROGRAMS.NEW_TOKENS
+    assert programs.NUM_STEPS == PROGRAMS.NUM_STEPS
+
+
+@pytest.mark.parametrize("bits", weights._CHUNKS)
+@pytest.mark.parametrize("num_in", [1, 7, 64, 577])
+def test_packed_rows_have_the_length_that_packing_gives(bits: int, num_in: int) -> None:
+    codes_per_chunk, bytes_per_chunk = weights._CHUNKS[bits]
+    assert -(-num_in // codes_per_chunk) * bytes_per_chunk == packed_row_bytes(num_in, bits)
