@@ -23,7 +23,7 @@ from .simulation.weights import EMBEDDING, EXPERTS, experts_bytes, least_device_
 from .speed import max_tokens_per_second
 from .workload import Workload
 
-_CARD_STEP_BYTES = 256 * MIB  # cards are named in steps no finer than this
+_SIZE_STEP_BYTES = 256 * MIB  # cards and memory are suggested in steps no finer than this
 _PLENTY_BYTES = 2**44
 
 
@@ -85,6 +85,7 @@ class _Place:
 
     def __init__(self, spec: ModelSpec, card: Card | None, ram_bytes: int) -> None:
         self.spec, self.card, self.ram_bytes = spec, card, ram_bytes
+        self._latest: tuple[tuple[Workload, int | None], Allocator] | None = None
 
     def look(self, work: Workload) -> _Found:
         """Whether `work` fits, and about what it takes: exact where its weights alone leave room."""
@@ -155,8 +156,13 @@ class _Place:
         return outside(self.card, training=work.task == "sft")
 
     def _simulate(self, work: Workload, limit_bytes: int | None) -> Allocator:
-        workspace = 0 if self.card is None else self._outside(work).workspace_bytes
-        return simulate(self.spec, work, workspace_bytes=workspace, limit_bytes=limit_bytes)
+        """What was played last is not played again: a workload is looked at first and then planned."""
+        asked = (work, limit_bytes)
+        if self._latest is None or self._latest[0] != asked:
+            workspace = 0 if self.card is None else self._outside(work).workspace_bytes
+            memory = simulate(self.spec, work, workspace_bytes=workspace, limit_bytes=limit_bytes)
+            self._latest = (asked, memory)
+        return self._latest[1]
 
     def _device_lines(self, work: Workload, memory: Allocator) -> list[Line]:
         if self.card is None:
@@ -326,7 +332,7 @@ def _more_ram(spec: ModelSpec, wishes: Wishes, card: Card | None, ram_bytes: int
     needed = int((lines + ram_margin_bytes(0)) / 0.95)
     if needed <= ram_bytes:
         return []
-    return [f"{format_bytes(needed // _CARD_STEP_BYTES * _CARD_STEP_BYTES + _CARD_STEP_BYTES)} of memory"]
+    return [f"{format_bytes(needed // _SIZE_STEP_BYTES * _SIZE_STEP_BYTES + _SIZE_STEP_BYTES)} of memory"]
 
 
 def _weights_fit(spec: ModelSpec, wishes: Wishes, card: Card | None) -> bool:
@@ -345,4 +351,4 @@ def _smallest_card_bytes(spec: ModelSpec, wishes: Wishes, card: Card) -> int:
     memory = simulate(spec, work, workspace_bytes=around.workspace_bytes)
     needed = memory.peak_reserved_bytes + around.context_bytes + around.kernels_bytes
     with_margin = needed + int(FRAGMENTS_SHARE * min(needed / (1 - FRAGMENTS_SHARE), MARGIN_STOPS_AT_BYTES))
-    return (with_margin // _CARD_STEP_BYTES + 1) * _CARD_STEP_BYTES
+    return (with_margin // _SIZE_STEP_BYTES + 1) * _SIZE_STEP_BYTES
