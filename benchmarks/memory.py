@@ -1,8 +1,9 @@
 """Measures what runs take of a GPU's memory, holds the planner's predictions against it, writes a receipt.
 
 python benchmarks/memory.py                  on a GPU: every configuration of memory_configs, each in a
-                                             process of its own; then those near a small card's
-                                             limit, under that limit
+                                             process of its own; then under the limits of 4, 6 and 8 GiB
+                                             each that is said to fit there, or may. Begun again, it
+                                             goes on with what --work lacks
 python benchmarks/memory.py --from RAW [...] a receipt of measurements that are there already, with the
                                              predictions of the code as it is. RAW: what an earlier run
                                              left, or an earlier receipt; the first that has a
@@ -22,11 +23,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from memory_cards import CARD_GIB, capped_name, deciding_cap_bytes
+from memory_cards import cap_bytes, capped_name, to_run_capped
 from memory_configs import Configuration, all_configurations
 from memory_measured import read_measured
 from memory_receipt import receipt
@@ -35,6 +36,7 @@ from sixgig.files import write_json
 from sixgig.hardware import probe
 
 ROOT = Path(__file__).resolve().parent.parent
+Item = TypeVar("Item")
 
 
 def main() -> None:
@@ -52,12 +54,11 @@ def main() -> None:
     if arguments.raw:
         measured = read_measured(arguments.raw, arguments.commit)
     else:
-        measured = measure(arguments.work, time.monotonic() + arguments.seconds, arguments.tiny)
-        measured["commit"] = arguments.commit or _commit()
-        write_json(arguments.work / "measured.json", measured)
+        commit = arguments.commit or _commit()
+        path = measure(arguments.work, time.monotonic() + arguments.seconds, arguments.tiny, commit)
         if arguments.tiny:
             return
-        measured = read_measured([arguments.work / "measured.json"], None)
+        measured = read_measured([path], None)
     if arguments.peers:
         told = json.loads(arguments.peers.read_text(encoding="utf-8"))
         measured |= {"peers": told["configurations"], "peer_versions": told["versions"]}
@@ -70,30 +71,39 @@ def main() -> None:
     print(path)
 
 
-def measure(work: Path, end: float, tiny: bool) -> dict[str, Any]:
-    """Every configuration without a limit, then under the limits that decide something."""
+def measure(work: Path, end: float, tiny: bool, commit: str) -> Path:
+    """Every configuration without a limit, then under the limits that are to be shown. The file that holds
+    them is written after each, and what it has already is not run again.
+    """
+    path, about = work / "measured.json", {"device": _device(), "commit": commit, "tiny": tiny}
+    measured = {**about, "runs": {}, "capped": {}}
+    if path.exists():
+        measured = json.loads(path.read_text(encoding="utf-8"))
+        if about != (earlier := {key: measured[key] for key in about}):
+            raise SystemExit(f"{path} is of {earlier}, and this is {about}: give another --work")
     work.mkdir(parents=True, exist_ok=True)
     _load_libraries()
-    configurations = all_configurations()
-    runs = {one.label: _in_child(one, None, work, tiny) for one in _until(configurations, end)}
-    capped = {}
-    for one in _until(configurations, end):
-        for size in CARD_GIB:
-            if (cap_bytes := deciding_cap_bytes(one, size, runs.get(one.label, {}))) is not None:
-                found = _in_child(one, cap_bytes, work, tiny)
-                capped[capped_name(one, size)] = {
-                    key: found.get(key) for key in ("error", "peak_allocated_bytes", "peak_reserved_bytes")
-                }
-                print(one.label, size, found.get("error") or "runs", flush=True)
-    return {"device": _device(), "runs": runs, "capped": capped}
+    runs, capped = measured["runs"], measured["capped"]
+    configurations = sorted(all_configurations(), key=lambda one: not one.held_out)
+    for one in _until([one for one in configurations if one.label not in runs], end):
+        runs[one.label] = _in_child(one, None, work, tiny)
+        write_json(path, measured)
+    for one, size in _until(to_run_capped(configurations, runs), end):
+        if capped_name(one, size) not in capped:
+            found = _in_child(one, cap_bytes(one, size), work, tiny)
+            capped[capped_name(one, size)] = {
+                key: found.get(key) for key in ("error", "peak_allocated_bytes", "peak_reserved_bytes")
+            }
+            write_json(path, measured)
+    return path
 
 
-def _until(configurations: Iterable[Configuration], end: float) -> Iterable[Configuration]:
-    for one in configurations:
+def _until(items: Sequence[Item], end: float) -> Iterator[Item]:
+    for done, item in enumerate(items):
         if time.monotonic() > end:
-            print("out of time before", one.label)
+            print(f"out of time: {len(items) - done} of {len(items)} left")
             return
-        yield one
+        yield item
 
 
 def _load_libraries() -> None:
@@ -107,26 +117,26 @@ def _load_libraries() -> None:
         AutoModelForCausalLM._model_mapping[type(hf_config(model))]
 
 
-def _in_child(one: Configuration, cap_bytes: int | None, work: Path, tiny: bool) -> dict[str, Any]:
+def _in_child(one: Configuration, limit_bytes: int | None, work: Path, tiny: bool) -> dict[str, Any]:
     """One run in a process of its own, so that it begins with an empty card."""
     path = work / "child.json"
     path.unlink(missing_ok=True)
     if not (pid := os.fork()):
         try:
-            path.write_text(json.dumps(_run(one, cap_bytes, tiny)), encoding="utf-8")
+            path.write_text(json.dumps(_run(one, limit_bytes, tiny)), encoding="utf-8")
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
     found: dict[str, Any] = {"error": "the process died"}
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
-    if cap_bytes is None:
-        shown = found.get("error") or f"{found.get('peak_allocated_bytes', 0) / 2**20:.0f} MiB"
-        print(f"{one.label}: {shown}", flush=True)
+    limit = "" if limit_bytes is None else f" within {limit_bytes / 2**20:.0f} MiB"
+    shown = found.get("error") or f"{found.get('peak_allocated_bytes', 0) / 2**20:.0f} MiB"
+    print(f"{one.label}{limit}: {shown}, {found.get('seconds', 0):.1f} s", flush=True)
     return found
 
 
-def _run(one: Configuration, cap_bytes: int | None, tiny: bool) -> dict[str, Any]:
+def _run(one: Configuration, limit_bytes: int | None, tiny: bool) -> dict[str, Any]:
     import torch
 
     import memory_programs
@@ -141,8 +151,8 @@ def _run(one: Configuration, cap_bytes: int | None, tiny: bool) -> dict[str, Any
             torch.zeros(1, device=device)
             free, total = torch.cuda.mem_get_info()
             result["context_bytes"] = total - free - torch.cuda.memory_reserved()
-            if cap_bytes is not None:
-                torch.cuda.set_per_process_memory_fraction(cap_bytes / total)
+            if limit_bytes is not None:
+                torch.cuda.set_per_process_memory_fraction(limit_bytes / total)
         network = memory_programs.build(hf_config(one.model, tiny), one.work, device)
         if is_cuda:
             torch.cuda.empty_cache()
@@ -167,18 +177,21 @@ def _run(one: Configuration, cap_bytes: int | None, tiny: bool) -> dict[str, Any
 
 
 class _Stages:
-    """The peak of each stage of a split, by the stage that has just ended."""
+    """The peaks of each stage of a split, by the stage that has just ended."""
 
     def __init__(self, torch: Any) -> None:
-        self._torch, self._peaks = torch, {}
+        self._torch, self._allocated, self._reserved = torch, {}, 0
 
     def __call__(self, stage: str, share: float) -> None:
-        peak = self._torch.cuda.max_memory_allocated()
-        self._peaks[stage] = max(peak, self._peaks.get(stage, 0))
-        self._torch.cuda.reset_peak_memory_stats()
+        memory = self._torch.cuda
+        self._allocated[stage] = max(memory.max_memory_allocated(), self._allocated.get(stage, 0))
+        self._reserved = max(memory.max_memory_reserved(), self._reserved)
+        memory.reset_peak_memory_stats()
 
     def result(self) -> dict[str, Any]:
-        return {"stages": self._peaks, "peak_allocated_bytes": max(self._peaks.values())}
+        self("end", 1.0)
+        peaks = {"peak_allocated_bytes": max(self._allocated.values()), "peak_reserved_bytes": self._reserved}
+        return {"stages": self._allocated, **peaks}
 
 
 def hf_config(model: str, tiny: bool = False) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -51,11 +51,22 @@ def runs_without_asking(one: Configuration, size: int, run: Mapping[str, Any]) -
     return False if run["peak_allocated_bytes"] > limit else None
 
 
-def deciding_cap_bytes(one: Configuration, size: int, run: Mapping[str, Any]) -> int | None:
-    """The cap under which a run must show it; None where nothing needs showing, or nothing was measured."""
-    if "error" in run or not run or runs_without_asking(one, size, run) is not None:
-        return None
-    return cap_bytes(one, size)
+def to_run_capped(
+    configurations: Sequence[Configuration], runs: Mapping[str, Mapping[str, Any]]
+) -> list[tuple[Configuration, int]]:
+    """What is to be run under a card's limit, by what was measured without one: first what only such a run
+    decides, then what is said to fit, the tightest first.
+    """
+    by_need = []
+    for one in configurations:
+        run = runs.get(one.label, {})
+        if "error" not in run and "peak_reserved_bytes" in run:  # a CPU's runs have no peaks
+            for size in CARD_GIB:
+                decided = runs_without_asking(one, size, run) is not None
+                if not decided or predicted_fit(one, size):
+                    room_bytes = cap_bytes(one, size) - run["peak_reserved_bytes"]
+                    by_need.append((decided, room_bytes, len(by_need), one, size))
+    return [(one, size) for *_, one, size in sorted(by_need, key=lambda item: item[:3])]
 
 
 @cache

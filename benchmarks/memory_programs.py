@@ -29,6 +29,7 @@ from sixgig.transform.split_model import SplitSettings, split_model
 
 NEW_TOKENS = 8
 LOSS_ROWS = 256
+VOCABULARY = 32_000  # no model that is split here has fewer tokens
 NUM_STEPS = 2  # the optimizer makes its moments in the first
 
 
@@ -180,7 +181,7 @@ def _split(network: Any, work: Workload, device: torch.device) -> None:
             {name: tensor.cpu() for name, tensor in tensors.items()}, Path(folder) / "model.safetensors"
         )
         del tensors
-        loaded = LoadedModel(network=network, tokenizer=_Bytes(), folder=Path(folder), device=device)
+        loaded = LoadedModel(network=network, tokenizer=_Characters(), folder=Path(folder), device=device)
         split_model(
             loaded,
             make_sieve("wiener"),
@@ -202,16 +203,17 @@ def _show_stage(stage: str, share: float) -> None:
 
 
 def _random_text(num_characters: int) -> str:
-    """Letters without a pattern: the statistics of a text that repeats itself cannot be inverted."""
-    values = torch.randint(97, 123, (num_characters,), generator=torch.Generator().manual_seed(0))
-    return bytes(values.tolist()).decode()
+    """Characters without a pattern, of many kinds: statistics of few different tokens cannot be inverted."""
+    first, last = 0x4E00, 0x9FA5
+    values = torch.randint(first, last + 1, (num_characters,), generator=torch.Generator().manual_seed(0))
+    return "".join(map(chr, values.tolist()))
 
 
-class _Bytes:
-    """A tokenizer whose tokens are bytes."""
+class _Characters:
+    """A tokenizer whose tokens are characters."""
 
     def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
-        return {"input_ids": list(text.encode())}
+        return {"input_ids": [ord(character) % VOCABULARY for character in text]}
 
 
 def _tokens(network: Any, batch: int, length: int, device: torch.device) -> Tensor:

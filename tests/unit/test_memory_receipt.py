@@ -62,6 +62,7 @@ def test_what_was_decided_about_small_cards_still_holds() -> None:
 # ---- the writer ------------------------------------------------------------------------------------------
 
 ONE = KNOWN["llama-3-8b, generate, 4 bits, context 512"]
+LARGE = KNOWN["llama-3-8b, generate, 16 bits, context 512"]
 
 
 def run(allocated: int, reserved: int) -> dict[str, int]:
@@ -73,8 +74,18 @@ def test_a_run_without_a_limit_decides_but_for_what_lies_between_its_peaks() -> 
     assert cards.runs_without_asking(ONE, 6, run(limit - 9, limit)) is True
     assert cards.runs_without_asking(ONE, 6, run(limit, limit + 1)) is None
     assert cards.runs_without_asking(ONE, 6, run(limit + 1, limit + 1)) is False
-    assert cards.deciding_cap_bytes(ONE, 6, run(limit, limit + 1)) == limit
-    assert cards.deciding_cap_bytes(ONE, 6, {"error": "the process died"}) is None
+
+
+def test_runs_under_a_limit_begin_with_what_only_they_decide_and_go_on_with_the_tightest_that_fit() -> None:
+    fitting, tight, other = ONE, KNOWN["llama-3-8b, generate, 4 bits, context 4096"], LARGE
+    limit = cards.cap_bytes(ONE, 8)
+    runs = {
+        fitting.label: run(limit - 9, limit - 9),
+        tight.label: run(limit, limit + 1),
+        other.label: {"error": "the process died"},
+    }
+    assert cards.to_run_capped([fitting, tight, other], runs) == [(tight, 8), (fitting, 8)]
+    assert cards.to_run_capped([fitting], {fitting.label: {"seconds": 1.0}}) == []  # no GPU, no peaks
 
 
 @pytest.mark.parametrize(
