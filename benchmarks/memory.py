@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 
 from memory_cards import cap_bytes, capped_name, to_run_capped
 from memory_configs import Configuration, all_configurations
-from memory_measured import read_measured
+from memory_measured import read_measured, read_peers
 from memory_receipt import receipt
 from sixgig.catalogue.models import entry
 from sixgig.files import write_json
@@ -44,7 +44,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--from", dest="raw", type=Path, nargs="+", help="measured earlier, or a receipt")
-    parser.add_argument("--peers", type=Path, help="what memory_peers.py wrote; default: as in the receipt")
+    parser.add_argument("--peers", type=Path, help="what memory_peers.py wrote, or an earlier receipt")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "receipts")
     parser.add_argument("--work", type=Path, default=Path("runs/memory"))
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no further run after so long")
@@ -60,8 +60,7 @@ def main() -> None:
             return
         measured = read_measured([path], None)
     if arguments.peers:
-        told = json.loads(arguments.peers.read_text(encoding="utf-8"))
-        measured |= {"peers": told["configurations"], "peer_versions": told["versions"]}
+        measured |= read_peers(arguments.peers)
     value = receipt(measured, str(datetime.date.today()), _commit())
     path = arguments.out / f"{value['area']}-{value['date']}.json"
     write_json(path, value)
@@ -75,7 +74,7 @@ def measure(work: Path, end: float, tiny: bool, commit: str) -> Path:
     """Every configuration without a limit, then under the limits that are to be shown. The file that holds
     them is written after each, and what it has already is not run again.
     """
-    path, about = work / "measured.json", {"device": _device(), "commit": commit, "tiny": tiny}
+    path, about = work / "measured.json", {"device": _device(), "tiny": tiny}
     measured = {**about, "runs": {}, "capped": {}}
     if path.exists():
         measured = json.loads(path.read_text(encoding="utf-8"))
@@ -86,12 +85,12 @@ def measure(work: Path, end: float, tiny: bool, commit: str) -> Path:
     runs, capped = measured["runs"], measured["capped"]
     configurations = sorted(all_configurations(), key=lambda one: not one.held_out)
     for one in _until([one for one in configurations if one.label not in runs], end):
-        runs[one.label] = _in_child(one, None, work, tiny)
+        runs[one.label] = _in_child(one, None, work, tiny) | {"commit": commit}
         write_json(path, measured)
     for one, size in _until(to_run_capped(configurations, runs), end):
         if capped_name(one, size) not in capped:
             found = _in_child(one, cap_bytes(one, size), work, tiny)
-            capped[capped_name(one, size)] = {
+            capped[capped_name(one, size)] = {"commit": commit} | {
                 key: found.get(key) for key in ("error", "peak_allocated_bytes", "peak_reserved_bytes")
             }
             write_json(path, measured)

@@ -36,6 +36,15 @@ def read_measured(paths: Sequence[Path], commit: str | None) -> dict[str, Any]:
     return merged
 
 
+def read_peers(path: Path) -> dict[str, Any]:
+    """What other estimators say, of memory_peers.py or a receipt: `peers` by label and `peer_versions`."""
+    content = read_json(path)
+    if content.get("schema") == SCHEMA:
+        found = from_receipt(content)
+        return {key: found[key] for key in ("peers", "peer_versions")}
+    return {"peers": content["configurations"], "peer_versions": content["versions"]}
+
+
 def from_receipt(content: Mapping[str, Any]) -> dict[str, Any]:
     """The measurements within a receipt of area "memory"."""
     configurations = content["raw"]["configurations"]
@@ -52,14 +61,16 @@ def from_receipt(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_run(content: Mapping[str, Any], path: Path, commit: str | None) -> dict[str, Any]:
-    named = content.get("commit") or commit
-    if not named:
+    runs = {label: {"commit": commit, **run} for label, run in content["runs"].items()}
+    if nameless := [label for label, run in runs.items() if not run["commit"]]:
         raise InputError(
-            "the measurements do not name their commit", where=str(path), todo="give it with --commit"
+            f"{len(nameless)} measurements do not name their commit",
+            where=f"{path}, {nameless[0]}",
+            todo="give it with --commit",
         )
     return {
         "device": {"driver": None, **content["device"]},
-        "runs": {label: {**run, "commit": named} for label, run in content["runs"].items()},
+        "runs": runs,
         "capped": content["capped"],
         "peers": {},
         "peer_versions": {},

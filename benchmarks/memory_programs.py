@@ -21,6 +21,7 @@ from sixgig.data.private import PrivateRecord
 from sixgig.layers.packed_linear import PackedLinear
 from sixgig.load.container import ModelTensors
 from sixgig.load.loaded import LoadedModel
+from sixgig.memory.simulation.programs import NUM_PRIVATE_TEXTS
 from sixgig.memory.workload import Workload
 from sixgig.numerics.likelihood import token_nll
 from sixgig.transform.sieve import make_sieve
@@ -184,8 +185,9 @@ def _split(network: Any, work: Workload, device: torch.device) -> None:
         loaded = LoadedModel(network=network, tokenizer=_Characters(), folder=Path(folder), device=device)
         split_model(
             loaded,
-            make_sieve("wiener"),
-            [PrivateRecord(row=row, prefix="p" * 40, secret=f"{row:08d}", suffix="") for row in range(1, 65)],
+            # More damping than by default: what a random model makes of random texts is nearly singular.
+            make_sieve("wiener", damping=0.01),
+            _private_records(NUM_PRIVATE_TEXTS, work.context),
             _random_text(240_000),
             before=ModelTensors(Path(folder)),
             quantize=QuantizeConfig(bits=work.bits, group_size=work.group_size),
@@ -202,10 +204,19 @@ def _show_stage(stage: str, share: float) -> None:
     """For `benchmarks/memory.py --stages`, which puts its own in this place."""
 
 
-def _random_text(num_characters: int) -> str:
+def _private_records(num_records: int, num_characters: int) -> list[PrivateRecord]:
+    texts = [_random_text(num_characters, seed=row) for row in range(1, num_records + 1)]
+    return [
+        PrivateRecord(row=row, prefix=text[:-8], secret=text[-8:], suffix="")
+        for row, text in enumerate(texts, start=1)
+    ]
+
+
+def _random_text(num_characters: int, seed: int = 0) -> str:
     """Characters without a pattern, of many kinds: statistics of few different tokens cannot be inverted."""
     first, last = 0x4E00, 0x9FA5
-    values = torch.randint(first, last + 1, (num_characters,), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randint(first, last + 1, (num_characters,), generator=generator)
     return "".join(map(chr, values.tolist()))
 
 

@@ -124,9 +124,13 @@ def test_the_first_file_counts_and_each_run_keeps_its_commit(tmp_path: Path) -> 
         path.write_text(json.dumps(content | more), encoding="utf-8")
         return path
 
-    first, second = write("a.json", {"x": 1}), write("b.json", {"x": 2, "y": 2}, commit="bbb")
+    first, second = write("a.json", {"x": 1}), write("b.json", {"x": 2, "y": 2})
+    content = json.loads(second.read_text(encoding="utf-8"))
+    content["runs"]["y"]["commit"] = "bbb"
+    second.write_text(json.dumps(content), encoding="utf-8")
     merged = measured.read_measured([first, second], "aaa")["runs"]
     assert merged == {"x": {"n": 1, "commit": "aaa"}, "y": {"n": 2, "commit": "bbb"}}
+    assert measured.read_measured([second], "aaa")["runs"]["x"]["commit"] == "aaa"
     with pytest.raises(InputError, match=r"a\.json"):
         measured.read_measured([first], None)
     other = write("c.json", {}, device={**device, "name": "another"})
@@ -143,3 +147,4 @@ def test_a_receipt_is_read_as_the_measurements_it_was_written_from() -> None:
     ]
     assert rows == ROWS
     assert again["capped"] == RECEIPT["raw"]["capped"]
+    assert measured.read_peers(PATH) == {key: again[key] for key in ("peers", "peer_versions")}

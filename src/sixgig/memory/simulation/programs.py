@@ -13,7 +13,8 @@ from .weights import hold_weights
 
 NEW_TOKENS = 8  # generated after a prompt that fills the rest of the context
 NLL_ROWS = 2048  # numerics.likelihood.default_chunk_rows on a GPU
-SPLIT_CALIBRATION_WINDOWS, SPLIT_PRIVATE_WINDOWS = 32, 64  # transform.split_model's default; a small file
+SPLIT_CALIBRATION_WINDOWS = 32  # transform.split_model's default
+NUM_PRIVATE_TEXTS = 64  # a small file, each as long as a window
 NUM_STEPS = 2  # the optimizer makes its moments in the first
 
 
@@ -69,11 +70,29 @@ def _score(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
     head = run.new(spec.vocab_size * spec.hidden_size, 2, LOGITS) if run.autocast else None
     # Without the last position of each sequence, several are no longer one piece; the caller keeps the whole.
     pieces = [run.new(run.num_positions * spec.hidden_size, run.residual_bytes)] if work.batch > 1 else []
-    rows = min(NLL_ROWS, run.num_positions)
-    targets = run.new(rows * spec.hidden_size, run.weight_bytes)
-    logits = run.new(rows * spec.vocab_size, run.compute_bytes, LOGITS)
-    wide = run.new(rows * spec.vocab_size, 4, LOGITS)
-    run.drop(hidden, *pieces, targets, logits, wide, *([head] if head else []))
+    num_predicted = work.batch * (work.context - 1)
+    held: list[Block] = []
+    for start in range(0, num_predicted, NLL_ROWS):
+        rows = min(NLL_ROWS, num_predicted - start)
+        targets = run.new(rows * spec.hidden_size, run.weight_bytes)
+        run.drop(*held)  # the last chunk's are named until here
+        held = [targets]
+        _nll_of_rows(run, rows)
+    run.drop(hidden, *pieces, *held, *([head] if head else []))
+
+
+def _nll_of_rows(run: Pass, rows: int) -> None:
+    """`numerics.likelihood._chunk_nll`. Every chunk is played: what a first one leaves can be cut by the next
+    one's rows so that its logits find no room under a limit."""
+    num_values, num_logits = rows * run.spec.hidden_size, rows * run.spec.vocab_size
+    wide = [run.new(num_values, 4), run.new(num_values, 4)] if run.residual_bytes != 4 else []
+    product = run.new(num_values, 4)
+    run.drop(*wide, product)
+    narrow = [run.new(num_values, 2)] if run.autocast else []
+    logits = run.new(num_logits, run.compute_bytes, LOGITS)
+    run.drop(*narrow)
+    others = run.new(num_logits, 4, LOGITS)
+    run.drop(logits, others)
 
 
 def _split(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
@@ -83,7 +102,7 @@ def _split(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
     of texts, and in fp64 what solving for the filter takes. Then the fits: a training pass over two windows
     whose weights are frozen, with the dense Base beside the whole weights.
     """
-    windows = SPLIT_CALIBRATION_WINDOWS + SPLIT_PRIVATE_WINDOWS
+    windows = SPLIT_CALIBRATION_WINDOWS + NUM_PRIVATE_TEXTS
     hidden = memory.hold(4 * windows * work.context * spec.hidden_size, "activations")
     width = spec.intermediate_size
     inputs = (spec.hidden_size, spec.num_heads * spec.head_dim, spec.hidden_size, width)
