@@ -37,7 +37,7 @@ def emulated_card(size: int) -> Card:
 def cap_bytes(one: Configuration, size: int) -> int:
     """What the allocator may reserve there, the planner's margin included."""
     card = emulated_card(size)
-    around = outside(card, training=one.work.task == "sft")
+    around = outside(card, one.work.task)
     return around.limit_bytes(card) + around.margin_bytes
 
 
@@ -72,7 +72,7 @@ def to_run_capped(
 @cache
 def played(one: Configuration, limit_bytes: int | None = None) -> Allocator:
     """The simulated run on the measured GPU, an H100 or H200."""
-    around = outside(emulated_card(8), training=one.work.task == "sft")
+    around = outside(emulated_card(8), one.work.task)
     workspace_bytes = around.workspace_bytes
     return simulate(get(one.model), one.work, workspace_bytes=workspace_bytes, limit_bytes=limit_bytes)
 
@@ -80,7 +80,7 @@ def played(one: Configuration, limit_bytes: int | None = None) -> Allocator:
 def predicted_fit(one: Configuration, size: int) -> bool:
     """What the planner says: the simulated run ends within the limit, which leaves its margin free."""
     card = emulated_card(size)
-    limit_bytes = outside(card, training=one.work.task == "sft").limit_bytes(card)
+    limit_bytes = outside(card, one.work.task).limit_bytes(card)
     if played(one).peak_reserved_bytes <= limit_bytes:
         return True  # a limit that is never met changes nothing
     try:

@@ -29,6 +29,7 @@ class Configuration:
         words = [self.model, work.task, f"{work.bits} bits", f"context {work.context}"]
         words += [f"batch {work.batch}"] if work.batch > 1 else []
         words += [f"head {work.head_bits} bits"] if work.head_bits != 16 else []
+        words += [f"groups of {work.group_size}"] if work.group_size != 64 else []
         words += ["embedding on the CPU"] if work.embedding_place == "cpu" else []
         words += ["eager attention"] if work.attention == "eager" else []
         if work.task == "sft":
@@ -56,8 +57,8 @@ def _sft(
     )
 
 
-def _split(model: str) -> tuple[str, Workload]:
-    return model, Workload(task="split", bits=4, context=256)
+def _split(model: str, bits: int = 4, context: int = 256, group_size: int = 64) -> tuple[str, Workload]:
+    return model, Workload(task="split", bits=bits, context=context, group_size=group_size)
 
 
 _CHECKPOINTED = {"accumulation": 2, "checkpointing": True}
@@ -119,6 +120,10 @@ SEEN = (
     _sft("tinyllama-1.1b-chat", 16, 1024, **_CHECKPOINTED),
     _sft("smollm2-1.7b", 32, 512, **_LEAST),
     _sft("qwen3-4b", 16, 512, **_LEAST),
+    _split(SMALL),
+    _split("smollm2-360m"),
+    _split("tinyllama-1.1b-chat"),
+    _split("smollm2-1.7b"),
 )
 HELD_OUT = (
     _generate("llama-3-8b", 4, 512, **LOW),
@@ -147,12 +152,16 @@ HELD_OUT = (
     _sft("llama-3.2-1b", 16, 1024, **_LEAST),
     _sft("qwen3-0.6b", 32, 1024, **_CHUNKED),
     _sft("smollm2-1.7b", 16, 1024, **_CHUNKED),
+    _split("llama-3.2-1b", 3),
+    _split("smollm2-360m", context=512),
+    _split("tinyllama-1.1b-chat", 8, 128),
+    _split(SMALL, 4, 1024),
+    _split("smollm2-1.7b", 2, 512, group_size=128),
 )
-SPLITS = (_split(SMALL), _split("smollm2-360m"), _split("tinyllama-1.1b-chat"), _split("smollm2-1.7b"))
 
 
 def all_configurations() -> tuple[Configuration, ...]:
-    lists = ((SEEN, False), (HELD_OUT, True), (SPLITS, True))
+    lists = ((SEEN, False), (HELD_OUT, True))
     return tuple(
         Configuration(model=model, work=work, held_out=held_out)
         for items, held_out in lists

@@ -21,7 +21,7 @@ from sixgig.data.private import PrivateRecord
 from sixgig.layers.packed_linear import PackedLinear
 from sixgig.load.container import ModelTensors
 from sixgig.load.loaded import LoadedModel
-from sixgig.memory.simulation.programs import NUM_PRIVATE_TEXTS
+from sixgig.memory.simulation.splitting import NUM_PRIVATE_TEXTS
 from sixgig.memory.workload import Workload
 from sixgig.numerics.likelihood import token_nll
 from sixgig.transform.sieve import make_sieve

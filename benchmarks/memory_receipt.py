@@ -76,7 +76,7 @@ def receipt(measured: Mapping[str, Any], date: str, commit: str) -> dict[str, An
 def predicted(one: Configuration, device: Mapping[str, Any]) -> dict[str, int]:
     """What the planner says of a run on the measured GPU, an H100 or H200."""
     card = Card(name=device["name"], total_bytes=device["total_bytes"], compute_capability="9.0")
-    around = outside(card, training=one.work.task == "sft")
+    around = outside(card, one.work.task)
     memory = played(one)
     return {
         "peak_allocated_bytes": memory.peak_allocated_bytes,

@@ -81,4 +81,4 @@ def test_every_cards_preset_fits_its_card(name: str, card_gib: int) -> None:
 
 def _usable_bytes(total_bytes: int) -> int:
     card = Card(name="", total_bytes=total_bytes)
-    return outside(card, training=True).limit_bytes(card)
+    return outside(card, "split").limit_bytes(card)

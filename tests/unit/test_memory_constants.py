@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from traced_memory import PROGRAMS
 
 from sixgig.layers import packed_linear
-from sixgig.memory.simulation import backward, operations, programs, weights
+from sixgig.memory.simulation import backward, operations, programs, splitting, weights
 from sixgig.numerics.likelihood import default_chunk_rows
 from sixgig.numerics.pack import packed_row_bytes
+from sixgig.transform.distil import kl_divergence_sum
+from sixgig.transform.split import OrthoConfig
 from sixgig.transform.split_model import SplitSettings
 
 
 def test_sizes_of_tiles_and_rows_are_those_of_the_code() -> None:
     assert operations.PACKED_TILE_WEIGHTS == packed_linear.TILE_WEIGHTS
-    assert default_chunk_rows(torch.device("cuda")) == programs.NLL_ROWS
-    assert SplitSettings().num_calibration_windows == programs.SPLIT_CALIBRATION_WINDOWS
+    assert default_chunk_rows(torch.device("cuda")) == splitting.NLL_ROWS
+
+
+def test_a_simulated_split_has_the_codes_own_settings() -> None:
+    settings = SplitSettings()
+    assert settings.num_calibration_windows == splitting.CALIBRATION_WINDOWS
+    assert settings.fit_windows_per_step == splitting.WINDOWS_PER_STEP
+    assert settings.fit_texts_per_step == splitting.TEXTS_PER_STEP
+    assert OrthoConfig().rank == splitting.RANK
+    assert inspect.signature(kl_divergence_sum).parameters["chunk_rows"].default == splitting.KL_ROWS
 
 
 def test_the_simulated_programs_are_sized_like_the_measured_ones() -> None:

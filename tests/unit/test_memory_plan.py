@@ -70,7 +70,7 @@ def test_the_lines_of_a_plan_add_up_within_the_card(name: str, task: str) -> Non
         if result.fits:
             assert total <= card.total_bytes
             assert result.ram_peak_bytes <= RAM_BYTES
-        around = outside(card, training=task == "sft")
+        around = outside(card, task)
         of_torch = total - around.context_bytes - around.kernels_bytes - around.margin_bytes
         assert of_torch == result.reserved_peak_bytes >= result.allocated_peak_bytes
         table = result.table()
@@ -219,6 +219,6 @@ def test_bf16_on_a_card_without_it_is_noted() -> None:
 )
 def test_what_a_card_and_a_machine_give_to_tensors(total_gib: int, low_gib: float, high_gib: float) -> None:
     card = card_of(total_gib * GIB)
-    assert low_gib * GIB <= outside(card, training=True).limit_bytes(card) <= high_gib * GIB
+    assert low_gib * GIB <= outside(card, "sft").limit_bytes(card) <= high_gib * GIB
     assert 0 <= usable_ram_bytes(total_gib * GIB) <= total_gib * GIB
-    assert outside(card, training=False).limit_bytes(card) >= outside(card, training=True).limit_bytes(card)
+    assert outside(card, "score").limit_bytes(card) >= outside(card, "sft").limit_bytes(card)

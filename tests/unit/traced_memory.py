@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -82,13 +83,18 @@ def traced_peak_bytes(config: Any, work: Workload) -> int:
         for tensor in (*network.parameters(), *network.buffers())
     }
     weights_bytes = sum(_rounded(size) for size in storages.values())
+    return weights_bytes + traced_more_bytes(lambda: PROGRAMS.run(network, work, device))
+
+
+def traced_more_bytes(run: Callable[[], object]) -> int:
+    """The most bytes of tensors that `run` holds at once beside those that were there before."""
     gc.disable()  # what an earlier model left must not be freed while this one is watched
     try:
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
-            PROGRAMS.run(network, work, device)
+            run()
     finally:
         gc.enable()
-    return weights_bytes + _peak_bytes(watched)
+    return _peak_bytes(watched)
 
 
 def _peak_bytes(watched: Any) -> int:

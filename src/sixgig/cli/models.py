@@ -28,7 +28,7 @@ def models(
     ram: Ram = None,
     json: Json = False,
 ) -> None:
-    """The models sixgig knows, and for which tasks each fits and how (context 512, batch 1)."""
+    """The models sixgig knows, and for which tasks each fits and how (context 512, split 256; batch 1)."""
     hardware = probe()
     card, memory = chosen_card(vram, hardware), ram_bytes(ram, hardware)
     specs = [find_model(name, announce=say)] if name else list(all_models())

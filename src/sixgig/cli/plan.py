@@ -38,7 +38,9 @@ def plan(
     head_bits: Annotated[
         int | None, typer.Option("--head-bits", help="The output head's own bits. Default: what fits.")
     ] = None,
-    context: Annotated[int, typer.Option("--context", help="Tokens in one sequence.")] = 512,
+    context: Annotated[
+        int | None, typer.Option("--context", help="Tokens in one sequence. Default: 512, for split 256.")
+    ] = None,
     batch: Annotated[int, typer.Option("--batch", help="Sequences at once; sft: in a micro-batch.")] = 1,
     attention: Annotated[str, typer.Option("--attention", help="sdpa or eager.")] = "sdpa",
     checkpointing: Annotated[

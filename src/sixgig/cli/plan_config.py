@@ -24,7 +24,7 @@ class Asked:
     vram: str | None
     ram: str | None
     bits: int | None
-    context: int
+    context: int | None
     notes: tuple[str, ...] = ()
 
 
@@ -37,7 +37,7 @@ def asked_for(
     vram: str | None,
     ram: str | None,
     bits: int | None,
-    context: int,
+    context: int | None,
 ) -> Asked:
     """The arguments, with the file's values in place of those that were not typed.
 

@@ -145,7 +145,7 @@ def _limit_bytes(device: str, hardware: Hardware) -> int:
     card = largest_card(hardware.gpus) if device == "cuda" else None
     if card is None:
         return usable_ram_bytes(hardware.ram_bytes)
-    return outside(card, training=True).limit_bytes(card)
+    return outside(card, "split").limit_bytes(card)
 
 
 def run(request: Request, announce: Callable[[str], None] = lambda message: None) -> Finished:

@@ -51,7 +51,7 @@ class Wishes:
     bits: int | None = None
     head_bits: int | None = None
     embedding_place: str | None = None
-    context: int = 512
+    context: int | None = None  # a split's windows have 256 tokens, else 512
     batch: int = 1
     group_size: int = 64
     attention: str = "sdpa"
@@ -72,7 +72,7 @@ def candidates(spec: ModelSpec, wishes: Wishes) -> list[Workload]:
         bits=16 if wishes.bits is None else wishes.bits,
         head_bits=wishes.head_bits or 16,
         embedding_place=wishes.embedding_place or "device",
-        context=wishes.context,
+        context=_usual_context(wishes.task) if wishes.context is None else wishes.context,
         batch=wishes.batch,
         group_size=wishes.group_size,
         attention=wishes.attention,
@@ -94,6 +94,10 @@ def candidates(spec: ModelSpec, wishes: Wishes) -> list[Workload]:
             todo="leave some of these to the planner",
         )
     return found
+
+
+def _usual_context(task: str) -> int:
+    return 256 if task == "split" else 512
 
 
 def _possible(spec: ModelSpec, wishes: Wishes, base: Workload) -> Iterator[Workload]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from ..cards import Card
 from ..units import GIB, KIB, MIB
 
-# An H200 with torch 2.11 (docs/receipts/memory-*.json): the context right after it is made, and what torch's
-# and cuBLAS's kernels add once they have run.
+# An H200 with torch 2.11 (docs/receipts/memory-*.json): the context right after it is made, and what the
+# kernels of torch and of its libraries add once they have run. Splitting solves with cuSOLVER.
 HOPPER_CONTEXT_BYTES = 618 * MIB
-INFERENCE_KERNELS_BYTES, TRAINING_KERNELS_BYTES = 76 * MIB, 148 * MIB
+KERNELS_BYTES = {"generate": 76 * MIB, "score": 76 * MIB, "sft": 148 * MIB, "split": 248 * MIB}
 # Reported for consumer cards with kernels loaded as they are used; a context grows with the number of
 # multiprocessors, of which such a card has a sixth to a half.
 OTHER_CONTEXT_BYTES = 324 * MIB
@@ -35,12 +35,13 @@ class Outside:
         return max(0, card.total_bytes - taken)
 
 
-def outside(card: Card, *, training: bool) -> Outside:
-    """For a card of a known kind what was measured there, else what is reported for consumer cards."""
+def outside(card: Card, task: str) -> Outside:
+    """For a task of `workload.TASKS`: what was measured on a card of this kind, else what is reported of
+    consumer cards."""
     is_hopper = (card.compute_capability or "").startswith("9.")
     return Outside(
         context_bytes=HOPPER_CONTEXT_BYTES if is_hopper else OTHER_CONTEXT_BYTES,
-        kernels_bytes=TRAINING_KERNELS_BYTES if training else INFERENCE_KERNELS_BYTES,
+        kernels_bytes=KERNELS_BYTES[task],
         margin_bytes=int(FRAGMENTS_SHARE * min(card.total_bytes, MARGIN_STOPS_AT_BYTES)),
         workspace_bytes=HOPPER_WORKSPACE_BYTES if is_hopper else OTHER_WORKSPACE_BYTES,
     )

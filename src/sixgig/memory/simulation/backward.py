@@ -128,6 +128,12 @@ class TrainingPass(Pass):
         scratch = self.new(min(num_values * 2, 2**21), 4)
         self.drop(scratch, of_weight, gradient)
         self.take(f"{name}.normed")
+        return self._root_back(name, of_normed, num_values, num_bytes, width)
+
+    def _root_back(
+        self, name: str, of_normed: Block, num_values: float, num_bytes: int, width: int = 4
+    ) -> Block:
+        """From the gradient of the input over its root mean square, in `width` bytes, to the input's."""
         if width != 4:
             of_normed, narrow = self.new(num_values, 4), of_normed
             self.drop(narrow)

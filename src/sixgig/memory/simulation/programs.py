@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...catalogue import ModelSpec
-from ..workload import Training, Workload
+from ..workload import Workload
 from .allocator import Allocator, Block
 from .backward import GRADIENTS, LOGITS, LOSS_ROWS, Trained, TrainingPass
 from .passes import Cache, Pass
+from .splitting import NLL_ROWS, split
 from .weights import hold_weights
 
 NEW_TOKENS = 8  # generated after a prompt that fills the rest of the context
-NLL_ROWS = 2048  # numerics.likelihood.default_chunk_rows on a GPU
-SPLIT_CALIBRATION_WINDOWS = 32  # transform.split_model's default
-NUM_PRIVATE_TEXTS = 64  # a small file, each as long as a window
 NUM_STEPS = 2  # the optimizer makes its moments in the first
 
 
@@ -28,9 +26,11 @@ def simulate(
         limit_bytes: of memory that the allocator may reserve; beyond it SimulatedOutOfMemory is raised.
     """
     memory = Allocator(limit_bytes, workspace_bytes)
-    hold_weights(spec, work, memory)
-    tasks = {"generate": _generate, "score": _score, "sft": _train, "split": _split}
-    tasks[work.task](spec, work, memory)
+    linears = hold_weights(spec, work, memory)
+    if work.task == "split":
+        split(spec, replace(work, bits=32), memory, linears)
+    else:
+        {"generate": _generate, "score": _score, "sft": _train}[work.task](spec, work, memory)
     return memory
 
 
@@ -93,32 +93,6 @@ def _nll_of_rows(run: Pass, rows: int) -> None:
     run.drop(*narrow)
     others = run.new(num_logits, 4, LOGITS)
     run.drop(logits, others)
-
-
-def _split(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
-    """A first estimate of `sixgig split`, from what each stage must hold; no measured run stands behind it.
-
-    Calibration: the hidden states of every text between two layers, one layer's second moments for both sets
-    of texts, and in fp64 what solving for the filter takes. Then the fits: a training pass over two windows
-    whose weights are frozen, with the dense Base beside the whole weights.
-    """
-    windows = SPLIT_CALIBRATION_WINDOWS + NUM_PRIVATE_TEXTS
-    hidden = memory.hold(4 * windows * work.context * spec.hidden_size, "activations")
-    width = spec.intermediate_size
-    inputs = (spec.hidden_size, spec.num_heads * spec.head_dim, spec.hidden_size, width)
-    moments = memory.hold(2 * 4 * sum(size**2 for size in inputs), "second moments")
-    solving = memory.hold(4 * 8 * width**2, "second moments")
-    memory.drop(hidden, moments, solving)
-    dense = memory.hold(2 * spec.num_linear_parameters, "dense Base")
-    as_training = replace(work, task="sft", bits=32, batch=2, training=Training())
-    run = TrainingPass(spec, as_training, memory, batch=2, length=work.context, training=True)
-    h, *angles = run.embed()
-    for index in range(spec.num_layers):
-        h, before = run.layer(index, h), h
-        run.drop(before)
-    rows = memory.hold(10 * 2 * work.context * spec.vocab_size, LOGITS)
-    memory.drop(h, *angles, rows, dense)
-    run.forget()
 
 
 def _train(spec: ModelSpec, work: Workload, memory: Allocator) -> None:

@@ -6,14 +6,15 @@ from dataclasses import replace
 
 from ...catalogue import ModelSpec
 from ..workload import Workload
-from .allocator import Allocator
+from .allocator import Allocator, Block
 
 LINEAR, EXPERTS = "linear layers", "routed experts"
 EMBEDDING, HEAD, SMALL = "embedding", "output head", "norms, biases, routers"
 
 
-def hold_weights(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
-    """Every tensor of the model that lives on the device, in its place for good."""
+def hold_weights(spec: ModelSpec, work: Workload, memory: Allocator) -> list[Block]:
+    """Every tensor of the model that lives on the device. Gives the linear layers' that are not packed."""
+    linears = []
     if work.task == "split":
         work = replace(work, bits=32)  # the model is whole while it is split; the Base leaves the device
     width = 4 if work.bits == 32 else 2
@@ -32,11 +33,13 @@ def hold_weights(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
         if bits < 16:
             _hold_packed(tensor.shape, bits, work.group_size, kind, memory)
         else:
-            memory.hold(num_values * width, kind)
+            block = memory.hold(num_values * width, kind)
+            linears += [block] if tensor.part == "linear" else []
     if spec.num_experts and work.experts_place == "cpu":
         memory.hold(resident_expert_bytes(spec, work), "active experts of two layers")
     if spec.tied_embeddings and work.head_bits < 16:
         _hold_packed((spec.vocab_size, spec.hidden_size), work.head_bits, work.group_size, HEAD, memory)
+    return linears
 
 
 def least_device_bytes(spec: ModelSpec, work: Workload) -> int:

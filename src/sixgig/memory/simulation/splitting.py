@@ -1,0 +1,490 @@
+"""`sixgig split` with its default sieve as allocations: the walk over the layers, and both fits.
+
+The order is that of `transform.split_model` and of what it calls, read off the allocator's own record of two
+layers on a GPU. The model stands whole in fp32 until the fits replace its linear layers one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+
+from ...catalogue import ModelSpec
+from ..workload import Workload
+from .allocator import Allocator, Block
+from .backward import GRADIENTS, LOGITS, Trained, TrainingPass
+from .passes import Pass
+
+# transform.split_model's defaults, and transform.split.OrthoConfig's.
+CALIBRATION_WINDOWS, WINDOWS_PER_STEP, TEXTS_PER_STEP, POSITIONS_PER_BATCH, RANK = 32, 2, 8, 2048, 16
+NUM_PRIVATE_TEXTS = 64  # a small file, each text as long as a window
+NLL_ROWS = 2048  # numerics.likelihood.default_chunk_rows on a GPU
+KL_ROWS = 256  # transform.distil.kl_divergence_sum
+NUM_STEPS = 2  # of each fit: all has been there once
+WALKED_LAYERS = 2  # a layer leaves nothing behind, so that the third takes what the second did
+MOMENTS, WEIGHTS, SOLVING = "optimizer", "Base under its fit", "one layer's removal"
+SECOND_MOMENTS, FLOWS = "second moments", "hidden states between two layers"
+
+
+def split(spec: ModelSpec, work: Workload, memory: Allocator, linears: Sequence[Block]) -> None:
+    """The whole of it. `linears`: the linear layers' own weights, in the model's order; they are let go."""
+    _walk(spec, work, memory)
+    _look(spec, work, memory)  # the whole model's answers, for the Ortho part's fit
+    dense = _replaced(memory, linears, [[(size, 2)] for size in _sizes(spec)], WEIGHTS)
+    _look(spec, work, memory)
+    groups = [size // num_in * ceil(num_in / work.group_size) for size, num_in in _shapes(spec)]
+    scaled = [
+        [(size, 2), (num_groups, 4), (num_groups, 4)]
+        for size, num_groups in zip(_sizes(spec), groups, strict=True)
+    ]
+    blocks = _replaced(memory, dense, scaled, WEIGHTS, together=True)
+    _fit(spec, work, memory, ScaleFit, sum(groups), with_private=False)
+    factors = [(size // num_in * RANK, RANK * num_in) for size, num_in in _shapes(spec)]
+    restored = [
+        [(size, 2), (up, 4), (down, 4)] for size, (up, down) in zip(_sizes(spec), factors, strict=True)
+    ]
+    blocks = _replaced(memory, blocks, restored, WEIGHTS, together=True)
+    _fit(spec, work, memory, OrthoFit, sum(map(sum, factors)), with_private=True)
+    memory.drop(*blocks)
+
+
+def _shapes(spec: ModelSpec) -> list[tuple[int, int]]:
+    """(weights, input width) of every linear layer."""
+    tensors = [tensor for tensor in spec.tensors() if tensor.part == "linear"]
+    return [(tensor.num_elements, tensor.shape[-1]) for tensor in tensors]
+
+
+def _sizes(spec: ModelSpec) -> list[int]:
+    return [size for size, _ in _shapes(spec)]
+
+
+def _replaced(
+    memory: Allocator,
+    old: Sequence[Block],
+    new: Sequence[Sequence[tuple[int, int]]],
+    kind: str,
+    *,
+    together: bool = False,
+) -> list[Block]:
+    """New modules' tensors in the old ones' place: one layer at a time, or all made before any goes."""
+    made, per_layer = [], len(old) // len(new)
+    for index, tensors in enumerate(new):
+        made += [memory.hold(count * width, kind) for count, width in tensors]
+        if not together:
+            memory.drop(*old[index * per_layer : (index + 1) * per_layer])
+    if together:
+        memory.drop(*old)
+    return made
+
+
+# ---- the walk
+
+
+def _walk(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
+    """`transform.split.split_layers_of`: every text one layer further, then that layer's linears split."""
+    windows = max(1, POSITIONS_PER_BATCH // work.context)
+    flows = []
+    for num_texts in (CALIBRATION_WINDOWS, NUM_PRIVATE_TEXTS):
+        batches = [min(windows, num_texts - start) for start in range(0, num_texts, windows)]
+        flows.append([_Flow(spec, work, memory, batch) for batch in batches])
+    for index in range(min(spec.num_layers, WALKED_LAYERS)):
+        sums: list[Block] = []
+        means = []
+        for batches in flows:
+            memory.drop(*sums)
+            walkers = [flow.one_layer(index) for flow in batches[:1]]
+            for flow in batches[1:]:
+                flow.one_layer(index, walkers[0].sums)
+            sums = list(walkers[0].sums.values())
+            means.append([memory.hold(block.num_bytes, SECOND_MOMENTS) for block in sums])
+        memory.drop(*sums)
+        _split_linears(spec, work, memory)
+        memory.drop(*(block for some in means for block in some))
+    memory.drop(*(flow.hidden for batches in flows for flow in batches))
+
+
+class _Flow:
+    """One batch between two layers."""
+
+    def __init__(self, spec: ModelSpec, work: Workload, memory: Allocator, batch: int) -> None:
+        self._made = (spec, work, memory)
+        self._batch = batch
+        self.hidden, *rest = _Walker(*self._made, batch=batch, length=work.context).embed()
+        memory.drop(*rest)
+
+    def one_layer(self, index: int, sums: dict[str, Block] | None = None) -> _Walker:
+        walker = _Walker(*self._made, batch=self._batch, length=self._made[1].context)
+        walker.sums = {} if sums is None else sums
+        self.hidden, before = walker.layer(index, self.hidden), self.hidden
+        walker.drop(before)
+        return walker
+
+
+class _Walker(Pass):
+    """A pass whose linear layers' inputs are summed up as x x^T; layers that share an input share the sum."""
+
+    sums: dict[str, Block]
+    LEADERS = ("q", "o", "gate", "down")
+
+    def linear(
+        self, name: str, x: Block, num_in: int, num_out: int, *, x_bytes: int, part: str = "linear"
+    ) -> Block:
+        role = name.rpartition(".")[2]
+        if role in self.LEADERS:
+            if role not in self.sums:
+                self.sums[role] = self.new(num_in * num_in, 4, SECOND_MOMENTS)
+            counted = self.batch * (self.length - 1) * num_in
+            picked = self.new(counted, x_bytes)
+            if x_bytes != 4:
+                picked, narrow = self.new(counted, 4), picked
+                self.drop(narrow)
+            self.drop(self.new(counted, 4), picked)
+        return super().linear(name, x, num_in, num_out, x_bytes=x_bytes, part=part)
+
+
+def _split_linears(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
+    """`_splits_of` and `split_one` for one layer. A loop's names keep what they hold until the next turn."""
+    held: list[Block] = []
+    solved: list[Block] = []
+    before = None
+    for size, num_in in _shapes(spec)[: len(_shapes(spec)) // spec.num_layers]:
+        weights = _Weights(memory, size, num_in, work.group_size)
+        earlier = weights.new(4)
+        memory.drop(*held)
+        if before != num_in or not solved:
+            memory.drop(*solved)
+            solved = []
+        plain = weights.rounded()
+        change = weights.new(4)
+        if not solved:
+            solved = [_solve(memory, num_in)]
+        before = num_in
+        removed = weights.new(4)
+        memory.drop(change)
+        unrounded = weights.new(4)
+        base = weights.rounded()
+        _first_guess(weights)
+        differing, wide = weights.new(1), weights.new(4)
+        memory.drop(differing, wide)
+        held = [earlier, *plain, removed, unrounded, *base]
+    memory.drop(*held, *solved)
+
+
+class _Weights:
+    """Matrices of one linear layer's shape."""
+
+    def __init__(self, memory: Allocator, size: int, num_in: int, group_size: int) -> None:
+        self.memory, self.size, self.num_in = memory, size, num_in
+        self._num_groups = size // num_in * ceil(num_in / group_size)
+
+    def new(self, num_bytes: int) -> Block:
+        return self.memory.hold(self.size * num_bytes, SOLVING)
+
+    def rounded(self) -> list[Block]:
+        """`numerics.quantize.quantize_rtn`: codes, scales, zero points."""
+        drop = self.memory.drop
+        drop(self.new(4))  # padded to whole groups
+        kept = [self.memory.hold(self._num_groups * width, SOLVING) for width in (2, 1)]
+        scales, zeros = self.new(4), self.new(1)
+        steps, shift, shifted = self.new(4), self.new(4), self.new(4)
+        drop(steps, shift)
+        whole = self.new(4)
+        drop(shifted)
+        clamped = self.new(4)
+        drop(whole)
+        codes = self.new(1)
+        drop(clamped, scales, zeros)
+        return [codes, *kept]
+
+    def dequantized(self) -> Block:
+        drop = self.memory.drop
+        scales, zeros = self.new(4), self.new(1)
+        codes, wide_zeros, centred = self.new(2), self.new(2), self.new(2)
+        drop(codes, wide_zeros, zeros)
+        wide = self.new(4)
+        drop(centred)
+        product = self.new(4)
+        drop(wide, scales)
+        return product
+
+
+def _solve(memory: Allocator, num_in: int) -> Block:
+    """`InputStatistics.wiener_filter`: a Cholesky solve in fp64."""
+
+    def new(num_bytes: int) -> Block:
+        return memory.hold(num_in * num_in * num_bytes, SOLVING)
+
+    private, public, weighted = new(8), new(8), new(8)
+    memory.drop(public)
+    total = new(8)
+    memory.drop(weighted)
+    factor = new(8)
+    result, copied = new(8), new(8)
+    memory.drop(copied)
+    narrow = new(4)
+    memory.drop(result, private, total, factor)
+    return narrow
+
+
+def _first_guess(weights: _Weights) -> None:
+    """The residual in the inputs' metric; what its few leading directions take is left out."""
+    memory, num_values = weights.memory, weights.num_in**2
+    product = weights.dequantized()
+    residual = weights.new(4)
+    memory.drop(product)
+    parts = [memory.hold(4 * num_values, SOLVING) for _ in range(4)]
+    metric = memory.hold(4 * num_values, SOLVING)
+    memory.drop(*parts)
+    memory.drop(residual, metric)
+
+
+def _look(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
+    """`prepare_lessons`: a pass without a way back; what it finds goes to the processor's memory."""
+    run = Pass(spec, work, memory, batch=WINDOWS_PER_STEP, length=work.context)
+    h, *angles = run.embed()
+    for index in range(spec.num_layers):
+        h, before = run.layer(index, h), h
+        run.drop(before)
+    hidden = run.norm("final", h, run.num_positions * spec.hidden_size)
+    run.drop(h, *angles)
+    chosen = run.new(run.num_positions * spec.hidden_size, 4)
+    run.drop(run.new(run.num_positions * spec.hidden_size, 2), chosen, hidden)
+
+
+# ---- the fits
+
+
+class _FitPass(TrainingPass):
+    """A pass through frozen weights, with what is trained beside them in every linear layer."""
+
+    def save(self, name: str, block: Block) -> None:
+        if not name.endswith(".normed"):  # only the gradient of a norm's own weight would ask for it
+            super().save(name, block)
+
+    def _rms_norm_back(self, name: str, gradient: Block, num_values: float, num_bytes: int) -> Block:
+        of_normed = self.new(num_values, num_bytes)
+        self.drop(gradient)
+        return self._root_back(name, of_normed, num_values, num_bytes)
+
+    def _widened(self, of_input: Block, num_in: int, wide_input: bool) -> Block:
+        if not wide_input:
+            return of_input
+        wide = self.new(self.num_positions * num_in, 4)
+        self.drop(of_input)
+        return wide
+
+    def _input(self, x: Block, num_in: int, x_bytes: int) -> Block:
+        return self.new(self.num_positions * num_in, 2) if x_bytes == 4 else self.memory.keep(x)
+
+
+class ScaleFit(_FitPass):
+    """`transform.fit_scales._ScaledLinear`: the weight is made from codes and scales in every pass."""
+
+    def linear(
+        self, name: str, x: Block, num_in: int, num_out: int, *, x_bytes: int, part: str = "linear"
+    ) -> Block:
+        num_groups = num_out * ceil(num_in / self.work.group_size)
+        self.save(f"{name}.scales", scales := self.new(num_groups, 4))
+        fitted = self.new(num_groups, 4)
+        product = self.new(num_in * num_out, 4, WEIGHTS)
+        self.drop(scales, fitted)
+        weight = self.new(num_in * num_out, 2, WEIGHTS)
+        x = self._input(x, num_in, x_bytes)
+        y = self.new(self.num_positions * num_out, 2)
+        self.save(f"{name}.weight", weight)
+        self.save(f"{name}.input", x)
+        self.drop(weight, x, product)
+        return y
+
+    def linear_back(
+        self, name: str, gradient: Block, num_in: int, num_out: int, *, wide_input: bool
+    ) -> Block:
+        num_weights = num_in * num_out
+        of_weight = self.new(num_weights, 2, GRADIENTS)
+        self.memory.multiply("backward")  # autograd's thread
+        of_input = self.new(self.num_positions * num_in, 2)
+        self.drop(gradient)
+        self.take(f"{name}.weight")
+        self.take(f"{name}.input")
+        of_input = self._widened(of_input, num_in, wide_input)
+        of_weight, narrow = self.new(num_weights, 4, GRADIENTS), of_weight
+        self.drop(narrow)
+        by_codes = self.new(num_weights, 4, GRADIENTS)
+        num_groups = num_out * ceil(num_in / self.work.group_size)
+        of_scales = self.new(num_groups, 4, GRADIENTS)
+        self.drop(by_codes, of_weight)
+        self.take(f"{name}.scales")
+        self.trained.accumulate(name, of_scales, num_groups)
+        return of_input
+
+
+class OrthoFit(_FitPass):
+    """`transform.restore._FitLinear`: the dense Base, and beside it U V."""
+
+    def linear(
+        self, name: str, x: Block, num_in: int, num_out: int, *, x_bytes: int, part: str = "linear"
+    ) -> Block:
+        n = self.num_positions
+        first = self._input(x, num_in, x_bytes)
+        by_base = self.new(n * num_out, 2)
+        self.drop(first)
+        self._factor(f"{name}.down", RANK * num_in)
+        x = self._input(x, num_in, x_bytes)
+        inner = self.new(n * RANK, 2)
+        self._factor(f"{name}.up", RANK * num_out)
+        self.save(f"{name}.input", x)
+        self.save(f"{name}.inner", inner)
+        by_factors = self.new(n * num_out, 2)
+        self.drop(x, inner)
+        y = self.new(n * num_out, 2)
+        self.drop(by_base, by_factors)
+        return y
+
+    def _factor(self, name: str, num_weights: int) -> None:
+        self.drop(self._cast_weight(name, num_weights))
+
+    def linear_back(
+        self, name: str, gradient: Block, num_in: int, num_out: int, *, wide_input: bool
+    ) -> Block:
+        n = self.num_positions
+        of_up = self.new(RANK * num_out, 2, GRADIENTS)
+        self.memory.multiply("backward")
+        of_inner = self.new(n * RANK, 2)
+        self.take(f"{name}.inner")
+        self._given(f"{name}.up", of_up, RANK * num_out)
+        of_down = self.new(RANK * num_in, 2, GRADIENTS)
+        by_factors = self.new(n * num_in, 2)
+        self.drop(of_inner)
+        self.take(f"{name}.input")
+        by_factors = self._widened(by_factors, num_in, wide_input)
+        self._given(f"{name}.down", of_down, RANK * num_in)
+        by_base = self.new(n * num_in, 2)
+        self.drop(gradient)
+        if wide_input:  # added in place, where a residual's other users have sent theirs
+            self.drop(self._widened(by_base, num_in, wide_input))
+            return by_factors
+        total = self.new(n * num_in, 2)
+        self.drop(by_base, by_factors)
+        return total
+
+    def _given(self, name: str, narrow: Block, num_weights: int) -> None:
+        gradient = self.new(num_weights, 4, GRADIENTS)
+        self.drop(narrow)
+        self.take(f"{name}.weight")
+        self.trained.accumulate(name, gradient, num_weights)
+
+
+def _fit(
+    spec: ModelSpec,
+    work: Workload,
+    memory: Allocator,
+    kind: type[_FitPass],
+    num_trained: int,
+    *,
+    with_private: bool,
+) -> None:
+    """`transform.training.minimise`: AdamW's moments in one block, then steps of one piece or two."""
+    moments = memory.hold(2 * 4 * num_trained, MOMENTS)
+    trained = Trained(memory, 4)
+    for _ in range(NUM_STEPS):
+        _piece(kind(spec, work, memory, batch=WINDOWS_PER_STEP, length=work.context), trained, _kl_loss)
+        if with_private:
+            batch = min(TEXTS_PER_STEP, NUM_PRIVATE_TEXTS)
+            _piece(kind(spec, work, memory, batch=batch, length=work.context), trained, _nll_loss)
+        memory.drop(*trained.gradients.values())
+        trained.gradients.clear()
+    memory.drop(moments)
+
+
+def _piece(run: _FitPass, trained: Trained, loss) -> None:
+    run.trained, run.training, run.recording = trained, True, True
+    spec, num_values = run.spec, run.num_positions * run.spec.hidden_size
+    h, *angles = run.embed()
+    for index in range(spec.num_layers):
+        h, before = run.layer(index, h), h
+        run.drop(before)
+    hidden = run.norm("final", h, num_values)
+    run.drop(h)
+    gradient = loss(run, hidden)
+    gradient = run.norm_back("final", gradient, None, num_values=num_values, num_bytes=4)
+    for index in reversed(range(spec.num_layers)):
+        gradient = run.layer_back(index, gradient)
+    run.drop(gradient, *angles)
+    run.forget()
+
+
+def _kl_loss(run: _FitPass, hidden: Block) -> Block:
+    """`transform.distil`: chunks of logits of both sides, forward without keeping them, then back."""
+    spec, d = run.spec, run.spec.hidden_size
+    counted = run.batch * (run.length - 1)
+    student = run.new(counted * d, 4)
+    run.drop(hidden)
+    teacher = run.new(counted * d, 2)
+    head = run.new(spec.vocab_size * d, 2, LOGITS)
+    chunks = [min(KL_ROWS, counted - start) for start in range(0, counted, KL_ROWS)]
+    for rows in chunks:
+        both = _log_softmaxes(run, rows)
+        run.drop(*[run.new(rows * spec.vocab_size, 4, LOGITS) for _ in range(3)], *both)
+    run.end_autocast()
+    gradient = run.new(counted * d, 4)
+    for rows in reversed(chunks):
+        num_logits = rows * spec.vocab_size
+        ours, theirs = _log_softmaxes(run, rows)
+        run.drop(run.new(num_logits, 4, LOGITS), run.new(num_logits, 4, LOGITS), theirs)
+        first = run.new(num_logits, 4, LOGITS)
+        second = run.new(num_logits, 4, LOGITS)
+        run.drop(first)
+        of_logits = run.new(num_logits, 4, LOGITS)
+        run.drop(ours, second)
+        narrow = run.new(num_logits, 2, LOGITS)
+        run.drop(of_logits, narrow)
+    run.drop(student, teacher, head)
+    of_hidden = run.new(run.num_positions * d, 4)
+    run.drop(gradient)
+    return of_hidden
+
+
+def _log_softmaxes(run: _FitPass, rows: int) -> tuple[Block, Block]:
+    logs = []
+    for _ in range(2):
+        logits = run.new(rows * run.spec.vocab_size, 2, LOGITS)
+        wide = run.new(rows * run.spec.vocab_size, 4, LOGITS)
+        run.drop(logits)
+        logs.append(run.new(rows * run.spec.vocab_size, 4, LOGITS))
+        run.drop(wide)
+    return logs[0], logs[1]
+
+
+def _nll_loss(run: _FitPass, hidden: Block) -> Block:
+    """`numerics.likelihood._ChunkNll`: each chunk's gradient is taken while its logits are there."""
+    spec, d = run.spec, run.spec.hidden_size
+    counted = run.batch * (run.length - 1)
+    picked = run.new(counted * d, 4)
+    head = run.new(spec.vocab_size * d, 2, LOGITS)
+    kept, held = [], []
+    for start in range(0, counted, NLL_ROWS):
+        rows = min(NLL_ROWS, counted - start)
+        targets = run.new(rows * d, 4)
+        run.drop(*held)
+        held = [targets]
+        run.drop(run.new(rows * d, 4))
+        narrow = run.new(rows * d, 2)
+        logits = run.new(rows * spec.vocab_size, 2, LOGITS)
+        run.drop(narrow)
+        others = run.new(rows * spec.vocab_size, 4, LOGITS)
+        run.drop(logits)
+        narrow = run.new(rows * spec.vocab_size, 2, LOGITS)
+        of_others = run.new(rows * d, 2)
+        run.drop(narrow)
+        of_others, narrow = run.new(rows * d, 4), of_others
+        run.drop(narrow)
+        by_target = run.new(rows * d, 4)
+        kept.append(run.new(rows * d, 4))
+        run.drop(by_target, others, of_others)
+    run.drop(*held, head, picked, hidden)
+    run.end_autocast()
+    gradient = run.new(counted * d, 4)
+    run.drop(*kept)
+    of_hidden = run.new(run.num_positions * d, 4)
+    run.drop(gradient)
+    return of_hidden

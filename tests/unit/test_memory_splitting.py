@@ -1,0 +1,137 @@
+"""The simulated split, piece by piece, against every allocation of the real code on this CPU.
+
+On a CPU the parts that leave a card stay where they are, so that no whole split can be compared here;
+docs/receipts has whole ones, and test_memory_receipt.py holds the simulation to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from traced_memory import PROGRAMS, config_of, spec_of, traced_more_bytes
+
+from sixgig.data.batches import batches, whole_text
+from sixgig.layers.split_linear import OrthoPart
+from sixgig.load.loaded import LoadedModel, linear_layers
+from sixgig.memory.simulation import splitting
+from sixgig.memory.simulation.allocator import Allocator
+from sixgig.memory.simulation.backward import Trained
+from sixgig.memory.simulation.programs import simulate
+from sixgig.memory.workload import Workload
+from sixgig.numerics import likelihood
+from sixgig.numerics.quantize import dequantize, quantize_rtn
+from sixgig.transform.distil import lesson_pieces, prepare_lessons
+from sixgig.transform.fit_scales import _ScaledLinear
+from sixgig.transform.network import install
+from sixgig.transform.restore import _FitLinear
+from sixgig.transform.sieve import InputStatistics
+from sixgig.transform.split import LayerSplit
+from sixgig.transform.training import nll_pieces
+
+CPU = torch.device("cpu")
+WORK = Workload(task="split", bits=32, context=192)  # longer than what a CPU's short cut for attention takes
+
+
+def played_bytes(play: Callable[[Allocator], object]) -> int:
+    memory = Allocator()
+    play(memory)
+    return memory.peak_allocated_bytes
+
+
+def test_the_removal_is_solved_in_as_much_room() -> None:
+    inputs = torch.randn(900, 300)
+    moment = inputs.T @ inputs / len(inputs)
+    statistics = InputStatistics(name="layer", public_II=moment, private_II=moment.clone())
+    real = traced_more_bytes(lambda: statistics.wiener_filter(0.01, 1e-4))
+    assert played_bytes(lambda memory: splitting._solve(memory, 300)) == pytest.approx(real, rel=0.01)
+
+
+@pytest.mark.parametrize("num_in", [256, 352])
+def test_rounding_and_its_inverse_take_as_much_room(num_in: int) -> None:
+    weight = torch.randn(192, num_in)
+    rounded = quantize_rtn(weight, bits=4, group_size=64)
+
+    def weights(memory: Allocator) -> splitting._Weights:
+        return splitting._Weights(memory, weight.numel(), num_in, 64)
+
+    real = traced_more_bytes(lambda: quantize_rtn(weight, bits=4, group_size=64))
+    assert played_bytes(lambda memory: weights(memory).rounded()) == pytest.approx(real, rel=0.03)
+    real = traced_more_bytes(lambda: dequantize(rounded))
+    assert played_bytes(lambda memory: weights(memory).dequantized()) == pytest.approx(real, rel=0.03)
+
+
+@pytest.fixture
+def loaded() -> LoadedModel:
+    network = PROGRAMS.build(config_of("llama-whole-heads", vocab_size=2048), WORK, CPU)
+    network.requires_grad_(False)
+    return LoadedModel(network=network, tokenizer=None, folder=Path(), device=CPU)
+
+
+def parts_of(loaded: LoadedModel) -> dict[str, LayerSplit]:
+    def split(weight: torch.Tensor) -> LayerSplit:
+        num_out, num_in = weight.shape
+        factors = torch.randn(num_out, splitting.RANK), torch.randn(splitting.RANK, num_in)
+        base = quantize_rtn(weight, bits=4, group_size=64)
+        ortho = OrthoPart(up_Or=factors[0], down_rI=factors[1])
+        return LayerSplit(base=base, ortho=ortho, codes_changed=0.0, removed_norm_share=0.0)
+
+    return {name: split(layer.weight) for name, layer in linear_layers(loaded.network).items()}
+
+
+def texts(num_texts: int) -> list[Any]:
+    ids = torch.randint(2, 2048, (num_texts, WORK.context), generator=torch.Generator().manual_seed(0))
+    return [whole_text(row) for row in ids.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("module", "kind"), [(_ScaledLinear, splitting.ScaleFit), (_FitLinear, splitting.OrthoFit)]
+)
+def test_a_lesson_of_either_fit(module: Any, kind: Any, loaded: LoadedModel) -> None:
+    (lesson,) = prepare_lessons(loaded, list(batches(texts(2), 2)))
+    layers = parts_of(loaded)
+    given = {name: layer.base if module is _ScaledLinear else layer for name, layer in layers.items()}
+    install(loaded.network, {name: module(part, CPU) for name, part in given.items()})
+    (loss,) = lesson_pieces(loaded, lesson, 1)
+    real = traced_more_bytes(lambda: loss().backward())
+
+    def play(memory: Allocator) -> None:
+        run = kind(spec_of(loaded.network.config), WORK, memory, batch=2, length=WORK.context)
+        splitting._piece(run, Trained(memory, 4), splitting._kl_loss)
+
+    assert played_bytes(play) == pytest.approx(real, rel=0.03)
+
+
+def test_the_private_texts_of_the_ortho_fit(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(likelihood, "default_chunk_rows", lambda _: splitting.NLL_ROWS)
+    layers = parts_of(loaded)
+    install(loaded.network, {name: _FitLinear(layer, CPU) for name, layer in layers.items()})
+    (loss,) = nll_pieces(loaded, [texts(8)], 1)
+    real = traced_more_bytes(lambda: loss().backward())
+
+    def play(memory: Allocator) -> None:
+        run = splitting.OrthoFit(spec_of(loaded.network.config), WORK, memory, batch=8, length=WORK.context)
+        splitting._piece(run, Trained(memory, 4), splitting._nll_loss)
+
+    assert played_bytes(play) == pytest.approx(real, rel=0.02)
+
+
+def test_nothing_but_the_rest_of_the_model_is_held_at_the_end() -> None:
+    spec = spec_of(config_of("llama"))
+    memory = simulate(spec, Workload(task="split", context=128), workspace_bytes=0)
+    left = spec.num_parameters - spec.num_linear_parameters
+    assert memory.allocated_bytes == pytest.approx(4 * left, rel=0.02)
+    assert {kind for kind, size in memory.by_kind.items() if size} == {"embedding", "norms, biases, routers"}
+
+
+def test_more_or_longer_texts_take_more_room() -> None:
+    spec = spec_of(config_of("llama"))
+
+    def peak(context: int) -> int:
+        work = Workload(task="split", context=context)
+        return simulate(spec, work, workspace_bytes=0).peak_allocated_bytes
+
+    assert peak(64) < peak(128) < peak(512)
