@@ -19,12 +19,16 @@ LOGIT_ROWS = {"cpu": 128, "cuda": 2048}  # held at a time (numerics.likelihood.d
 def peak_bytes(spec: ModelSpec, config: KillSwitchConfig, device: str) -> int:
     """The most of the card's memory, or on a CPU the process's, that a run with `config` holds.
 
-    Kept throughout: fp32 weights, and AdamW's two moments of linear layers. For a pass only: bf16 casts of
-    linear layers and head, and what the pass itself makes.
+    Kept: fp32 weights, and while anything is trained AdamW's two moments of linear layers. For a pass only:
+    bf16 casts of linear layers and head, and what the pass itself makes.
     """
-    kept = 4 * spec.num_parameters + 8 * spec.num_linear_parameters
+    moments = 8 * spec.num_linear_parameters
+    step, look = _step_bytes(spec, config, device), _look_bytes(spec, config, device)
+    if not config.relearned and "relearn-benign" not in config.attacks:
+        look = max(0, look - moments)  # then no look falls into training: it has the moments' room
+    kept = 4 * spec.num_parameters + moments
     casts = 2 * (spec.num_linear_parameters + spec.embedding_parameters)
-    short_lived = casts + max(_step_bytes(spec, config, device), _look_bytes(spec, config, device))
+    short_lived = casts + max(step, look)
     if device == "cuda":
         return kept + short_lived
     return kept + int((1 + HEAP_HOLES) * short_lived) + LIBRARIES_BYTES
