@@ -20,12 +20,15 @@ CARD_GIB = (4, 6, 8)
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A configuration on a card. `runs` None: neither a run without a limit nor one under it says."""
+    """A configuration on a card. `runs` None: neither a run without a limit nor one under it says;
+    `is_shown`: it was run under that limit."""
 
     label: str
     card_gib: int
     predicted: bool
     runs: bool | None
+    held_out: bool
+    is_shown: bool
 
 
 def emulated_card(size: int) -> Card:
@@ -101,10 +104,15 @@ def pairs(
     """Every measured configuration on every card."""
     for one, run in runs.items():
         for size in CARD_GIB:
-            runs_there = runs_without_asking(one, size, run)
-            if runs_there is None:
-                runs_there = _runs_capped(capped.get(capped_name(one, size)))
-            yield Pair(label=one.label, card_gib=size, predicted=predicted_fit(one, size), runs=runs_there)
+            shown = _runs_capped(capped.get(capped_name(one, size)))
+            yield Pair(
+                label=one.label,
+                card_gib=size,
+                predicted=predicted_fit(one, size),
+                runs=runs_without_asking(one, size, run) if shown is None else shown,
+                held_out=one.held_out,
+                is_shown=shown is not None,
+            )
 
 
 def _runs_capped(found: Mapping[str, Any] | None) -> bool | None:

@@ -124,28 +124,36 @@ def _errors(
 
 
 def fit_figures(found: Sequence[Pair]) -> list[dict[str, Any]]:
-    """How often the planner is wrong about a card, over the pairs that are decided; none where none is."""
+    """How often the planner is wrong about a card, over the pairs that are decided, and over those apart that
+    it was not fitted on; none where none is."""
+    held_out = [pair for pair in found if pair.held_out]
+    return [*_fits(found, ""), *_fits(held_out, "_heldout")]
+
+
+def _fits(found: Sequence[Pair], end: str) -> list[dict[str, Any]]:
     decided = [pair for pair in found if pair.runs is not None]
     that_run = [pair for pair in decided if pair.runs]
     if not that_run:
         return []
     false_fits = [pair for pair in decided if pair.predicted and not pair.runs]
     false_refusals = [pair for pair in that_run if not pair.predicted]
-    open_pairs = [pair for pair in found if pair.runs is None]
+    said_to_fit = [pair for pair in found if pair.predicted]
     note = (
-        f"{len(decided)} pairs of configuration and card (4, 6, 8 GiB) are decided, {len(that_run)} of them "
-        f"run; {len(open_pairs)} need a run under the card's limit and are left out, of which the planner "
-        f"says that {sum(pair.predicted for pair in open_pairs)} fit"
+        f"{len(decided)} pairs of configuration and card (4, 6, 8 GiB), {len(that_run)} of them run; of "
+        f"{len(said_to_fit)} that are said to fit, {sum(pair.is_shown for pair in said_to_fit)} were run "
+        "under that card's limit"
     )
+    if left_out := len(found) - len(decided):
+        note += f"; {left_out} more need such a run and are left out"
     return [
-        _figure("plan_false_fits", len(false_fits), "pairs", most=0, n=len(decided), note=note),
+        _figure(f"plan_false_fits{end}", len(false_fits), "pairs", most=0, n=len(decided), note=note),
         _figure(
-            "plan_false_refusals_share",
+            f"plan_false_refusals_share{end}",
             len(false_refusals) / len(that_run),
             "share",
             most=0.05,
             n=len(that_run),
-            note="of the decided pairs that run; " + note,
+            note="of the pairs that run",
         ),
     ]
 

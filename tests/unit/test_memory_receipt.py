@@ -106,12 +106,17 @@ def test_a_run_under_a_limit_decides_the_rest(capped: dict[str, Any], runs: bool
 
 def test_false_fits_and_refusals_are_counted_over_what_is_decided() -> None:
     said = [(True, True)] * 3 + [(False, True), (True, False), (False, False), (True, None)]
-    found = [cards.Pair(label="x", card_gib=6, predicted=yes, runs=runs) for yes, runs in said]
-    fits, refusals = writer.fit_figures(found)
+    found = [
+        cards.Pair(label="x", card_gib=6, predicted=yes, runs=runs, held_out=number < 2, is_shown=number > 0)
+        for number, (yes, runs) in enumerate(said)
+    ]
+    fits, refusals, held_out_fits, held_out_refusals = writer.fit_figures(found)
     assert (fits["value"], fits["n"], fits["met"]) == (1, 6, False)
     assert (refusals["value"], refusals["n"], refusals["met"]) == (0.25, 4, False)
-    assert "1 need a run" in fits["note"]
-    assert fits["note"].endswith("the planner says that 1 fit")
+    assert "of 5 that are said to fit, 4 were run" in fits["note"]
+    assert fits["note"].endswith("1 more need such a run and are left out")
+    assert (held_out_fits["value"], held_out_fits["n"], held_out_refusals["n"]) == (0, 2, 2)
+    assert held_out_fits["name"] == "plan_false_fits_heldout"
     assert writer.fit_figures([pair for pair in found if pair.runs is None]) == []
 
 
