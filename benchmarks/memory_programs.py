@@ -21,7 +21,6 @@ from sixgig.data.private import PrivateRecord
 from sixgig.layers.packed_linear import PackedLinear
 from sixgig.load.container import ModelTensors
 from sixgig.load.loaded import LoadedModel
-from sixgig.memory.simulation.splitting import NUM_PRIVATE_TEXTS
 from sixgig.memory.workload import Workload
 from sixgig.numerics.likelihood import token_nll
 from sixgig.transform.sieve import make_sieve
@@ -187,7 +186,7 @@ def _split(network: Any, work: Workload, device: torch.device) -> None:
             loaded,
             # More damping than by default: what a random model makes of random texts is nearly singular.
             make_sieve("wiener", damping=0.01),
-            _private_records(NUM_PRIVATE_TEXTS, work.context),
+            _private_records(work.num_texts, work.context),
             _random_text(240_000),
             before=ModelTensors(Path(folder)),
             quantize=QuantizeConfig(bits=work.bits, group_size=work.group_size),

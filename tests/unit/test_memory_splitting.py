@@ -130,8 +130,10 @@ def test_nothing_but_the_rest_of_the_model_is_held_at_the_end() -> None:
 def test_more_or_longer_texts_take_more_room() -> None:
     spec = spec_of(config_of("llama"))
 
-    def peak(context: int) -> int:
-        work = Workload(task="split", context=context)
+    def peak(context: int, num_texts: int = 64) -> int:
+        work = Workload(task="split", context=context, num_texts=num_texts)
         return simulate(spec, work, workspace_bytes=0).peak_allocated_bytes
 
     assert peak(64) < peak(128) < peak(512)
+    few, many = peak(64, 1000), peak(64, 2000)
+    assert many - few == pytest.approx(1000 * 64 * spec.hidden_size * 4, rel=0.01)

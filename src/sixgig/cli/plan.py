@@ -42,6 +42,9 @@ def plan(
         int | None, typer.Option("--context", help="Tokens in one sequence. Default: 512, for split 256.")
     ] = None,
     batch: Annotated[int, typer.Option("--batch", help="Sequences at once; sft: in a micro-batch.")] = 1,
+    texts: Annotated[
+        int, typer.Option("--texts", help="split: private texts, each as long as the context.")
+    ] = 64,
     attention: Annotated[str, typer.Option("--attention", help="sdpa or eager.")] = "sdpa",
     checkpointing: Annotated[
         bool | None,
@@ -69,6 +72,7 @@ def plan(
             head_bits=head_bits,
             context=asked.context,
             batch=batch,
+            num_texts=texts,
             attention=attention,
             checkpointing=checkpointing,
             loss=loss,

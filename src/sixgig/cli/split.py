@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,7 +106,7 @@ def split(
     private_hmac = hmac.new(key, private.read_bytes(), "sha256").hexdigest()
     hardware = probe()
     device_name = choose_device(device, hardware)
-    _check_fits(spec, choice, device_name, hardware)
+    _check_fits(spec, choice, records, device_name, hardware)
     folder = model_folder(model)
     before_folder = model_folder(before) if before is not None else None
     done, sizes, manifest = _work(
@@ -124,10 +126,21 @@ def split(
     _show(out, manifest, done, sizes, json)
 
 
-def _check_fits(spec: ModelSpec, choice: Choice, device: str, hardware: Hardware) -> None:
+def _check_fits(
+    spec: ModelSpec, choice: Choice, records: Sequence[PrivateRecord], device: str, hardware: Hardware
+) -> None:
+    window = choice.settings.window_tokens
+    # Not tokenised yet: a token has two bytes or more in nearly every text, so these are pieces enough.
+    num_bytes = (len(f"{one.prefix}{one.secret}{one.suffix}".encode()) for one in records)
     plan(
         spec,
-        Wishes(task="split", bits=choice.quantize.bits, context=choice.settings.window_tokens),
+        Wishes(
+            task="split",
+            bits=choice.quantize.bits,
+            context=window,
+            group_size=choice.quantize.group_size,
+            num_texts=sum(ceil(size / (2 * window)) for size in num_bytes),
+        ),
         card=chosen_card(None, hardware) if device == "cuda" else None,
         ram_bytes=hardware.ram_bytes,
     )

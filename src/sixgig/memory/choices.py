@@ -53,6 +53,7 @@ class Wishes:
     embedding_place: str | None = None
     context: int | None = None  # a split's windows have 256 tokens, else 512
     batch: int = 1
+    num_texts: int = 64
     group_size: int = 64
     attention: str = "sdpa"
     autocast: bool = True
@@ -74,6 +75,7 @@ def candidates(spec: ModelSpec, wishes: Wishes) -> list[Workload]:
         embedding_place=wishes.embedding_place or "device",
         context=_usual_context(wishes.task) if wishes.context is None else wishes.context,
         batch=wishes.batch,
+        num_texts=wishes.num_texts,
         group_size=wishes.group_size,
         attention=wishes.attention,
         training=Training(

@@ -12,7 +12,6 @@ from .choices import described
 from .ledger import HEAP_HOLES, LIBRARIES_BYTES, Line, MemoryPlan, Tried, ram_margin_bytes
 from .outside import Outside, outside
 from .simulation import WORKSPACE, Allocator, SimulatedOutOfMemory, simulate
-from .simulation.splitting import NUM_PRIVATE_TEXTS
 from .simulation.weights import EMBEDDING, EXPERTS, experts_bytes, least_device_bytes
 from .speed import max_tokens_per_second
 from .workload import Workload
@@ -154,14 +153,14 @@ class Place:
 
     def _ram_lines(self, work: Workload, memory: Allocator | None) -> list[Line]:
         spec, lines = self.spec, []
+        if work.task == "split":
+            whole = 4 * spec.num_parameters
+            lines.append(Line(what="earlier checkpoint", place="ram", num_bytes=whole, because="32 bits"))
+            base = int(spec.num_linear_parameters * (work.bytes_per_linear_weight + 2))
+            lines.append(Line(what="Base and W - M", place="ram", num_bytes=base, because="with 16 bits"))
         if self.card is None and memory is not None:
             lines += _cpu_lines(memory)
         else:
-            if work.task == "split":
-                whole = 4 * spec.num_parameters
-                lines.append(Line(what="earlier checkpoint", place="ram", num_bytes=whole, because="32 bits"))
-                base = int(spec.num_linear_parameters * (work.bytes_per_linear_weight + 2))
-                lines.append(Line(what="Base and W - M", place="ram", num_bytes=base, because="with 16 bits"))
             if work.embedding_place == "cpu":
                 wide = spec.embedding_parameters * (4 if work.bits == 32 else 2)
                 lines.append(
@@ -184,8 +183,8 @@ class Place:
             notes.append(f"context {work.context} is longer than the model's own {self.spec.context}")
         if work.task == "split":
             notes.append(
-                f"planned for {NUM_PRIVATE_TEXTS} private texts as long as the context; more of them take "
-                "more room between layers"
+                f"planned for {work.num_texts} private texts as long as the context (--texts); more of them "
+                "take more room between layers"
             )
             if (reason := why_not_split(self.spec)) is not None:
                 notes.append(reason)

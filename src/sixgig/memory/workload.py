@@ -41,6 +41,7 @@ class Workload:
     one 8-bit zero point each. `head_bits` is the output head's own; with tied embeddings a head of fewer bits
     is a second, packed copy. An embedding on the `cpu` costs the card nothing; routed experts there travel to
     the card as they are chosen. `batch` is the sequences at once: in training, of one micro-batch.
+    `num_texts` are the private texts of a split, each as long as the context.
     """
 
     task: str
@@ -51,6 +52,7 @@ class Workload:
     experts_place: str = "device"
     context: int = 512
     batch: int = 1
+    num_texts: int = 64
     attention: str = "sdpa"
     training: Training = Training()
 
@@ -75,6 +77,7 @@ class Workload:
             for name, value in (
                 ("context", self.context),
                 ("batch", self.batch),
+                ("num_texts", self.num_texts),
                 ("group_size", self.group_size),
                 ("accumulation", self.training.accumulation),
             )

@@ -17,7 +17,6 @@ from .passes import Pass
 
 # transform.split_model's defaults, and transform.split.OrthoConfig's.
 CALIBRATION_WINDOWS, WINDOWS_PER_STEP, TEXTS_PER_STEP, POSITIONS_PER_BATCH, RANK = 32, 2, 8, 2048, 16
-NUM_PRIVATE_TEXTS = 64  # a small file, each text as long as a window
 NLL_ROWS = 2048  # numerics.likelihood.default_chunk_rows on a GPU
 KL_ROWS = 256  # transform.distil.kl_divergence_sum
 NUM_STEPS = 2  # of each fit: all has been there once
@@ -84,7 +83,7 @@ def _walk(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
     """`transform.split.split_layers_of`: every text one layer further, then that layer's linears split."""
     windows = max(1, POSITIONS_PER_BATCH // work.context)
     flows = []
-    for num_texts in (CALIBRATION_WINDOWS, NUM_PRIVATE_TEXTS):
+    for num_texts in (CALIBRATION_WINDOWS, work.num_texts):
         batches = [min(windows, num_texts - start) for start in range(0, num_texts, windows)]
         flows.append([_Flow(spec, work, memory, batch) for batch in batches])
     for index in range(min(spec.num_layers, WALKED_LAYERS)):
@@ -389,7 +388,7 @@ def _fit(
     for _ in range(NUM_STEPS):
         _piece(kind(spec, work, memory, batch=WINDOWS_PER_STEP, length=work.context), trained, _kl_loss)
         if with_private:
-            batch = min(TEXTS_PER_STEP, NUM_PRIVATE_TEXTS)
+            batch = min(TEXTS_PER_STEP, work.num_texts)
             _piece(kind(spec, work, memory, batch=batch, length=work.context), trained, _nll_loss)
         memory.drop(*trained.gradients.values())
         trained.gradients.clear()
