@@ -6,12 +6,56 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from docs_receipts import NOT_YET, asked, mark, newest_receipt, source, table, value_text
+from docs_receipts import (
+    NOT_YET,
+    Words,
+    asked,
+    mark,
+    newest_receipt,
+    source,
+    table,
+    translated,
+    value_text,
+)
 from sixgig.units import MIB
 
 AREA = "memory"
 _COUNTS = ("pairs", "configurations")
 _MEASURED, _PREDICTED = "measured", "predicted"
+
+
+SHORT: dict[str, Words] = {
+    "plan_allocated_error_max": (
+        "tensors' peak, predicted against measured: largest error",
+        "张量峰值，预测与实测相比：最大误差",
+    ),
+    "plan_allocated_error_max_heldout": (
+        "the same of configurations that it was not fitted on",
+        "其中未用于校准规划器的配置",
+    ),
+    "plan_device_used_error_max": ("what the driver reports: largest error", "驱动程序报告的占用：最大误差"),
+    "plan_false_fits": (
+        "said to fit a card of 4, 6 or 8 GiB, and ran out under that limit",
+        "判为放得进 4、6 或 8 GiB 的卡，在该限额下运行却耗尽",
+    ),
+    "plan_false_refusals_share": ("refused, though it runs", "判为放不下，实际能运行"),
+    "plan_seconds": ("time to answer", "给出答案所需时间"),
+    "accelerate_estimate_error_median": (
+        "for comparison, accelerate estimate-memory: median error",
+        "对照：accelerate estimate-memory 的误差中位数",
+    ),
+}
+_HEADERS = (("", "measured", "n", "asked"), ("", "实测", "n", "要求"))
+
+
+def summary(folder: Path, document: Path, language: int) -> str:
+    """The README's table: how far the planner can be trusted."""
+    receipt = newest_receipt(folder, AREA)
+    if receipt is None:
+        return NOT_YET[language]
+    known = [(words[language], receipt.figures[name]) for name, words in SHORT.items()]
+    rows = [[words, _figure(one), f"{one['n']}", _asked(one, language)] for words, one in known]
+    return "\n\n".join([table(_HEADERS[language], rows), source(receipt, document, language)])
 
 
 def figures(folder: Path, document: Path, language: int) -> str:
@@ -44,7 +88,7 @@ def every_configuration(folder: Path, document: Path, language: int) -> str:
 
 def _asked(figure: Mapping[str, Any], language: int) -> str:
     is_count = figure["unit"] in _COUNTS
-    return f"{figure['target']}{mark(figure)}" if is_count else asked(figure, language)
+    return f"{translated(figure['target'], language)}{mark(figure)}" if is_count else asked(figure, language)
 
 
 def _figure(figure: Mapping[str, Any]) -> str:

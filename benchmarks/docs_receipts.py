@@ -68,6 +68,10 @@ def target_text(figure: Mapping[str, Any], language: int) -> str:
     target = str(figure.get("target") or "")
     if match := re.fullmatch(r"(at (?:most|least)) ([\d.]+)", target):
         target = f"{match[1]} {value_text({**figure, 'value': float(match[2])})}"
+    return translated(target, language)
+
+
+def translated(target: str, language: int) -> str:
     for english, chinese in _PHRASES if language else ():
         target = target.replace(english, chinese)
     return target

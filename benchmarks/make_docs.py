@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
-from docs_kill_switch import every_figure, summary
-from docs_memory import every_configuration, figures
+import docs_kill_switch
+import docs_memory
 from sixgig.errors import InputError, UnknownNameError
 from sixgig.files import read_text, write_text
 
@@ -30,10 +30,11 @@ _BLOCK = re.compile(r"(<!-- receipts:([\w-]+) -->\n).*?(<!-- /receipts -->)", fl
 _OPENING = re.compile(r"<!-- receipts:")
 
 BLOCKS = {
-    "kill-switch": summary,
-    "kill-switch-figures": every_figure,
-    "memory": figures,
-    "memory-configurations": every_configuration,
+    "kill-switch": docs_kill_switch.summary,
+    "kill-switch-figures": docs_kill_switch.every_figure,
+    "memory": docs_memory.figures,
+    "memory-configurations": docs_memory.every_configuration,
+    "memory-short": docs_memory.summary,
 }
 
 

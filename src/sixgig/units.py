@@ -12,13 +12,19 @@ _FACTORS = {"": 1, "b": 1, "k": KIB, "kib": KIB, "kb": 1000, "m": MIB, "mib": MI
 _FACTORS |= {"g": GIB, "gib": GIB, "gb": 1000**3, "t": 2**40, "tib": 2**40, "tb": 1000**4}
 
 
-def parse_bytes(text: str) -> int:
-    """`"6GiB"` -> 6442450944. KiB, MiB, GiB and K, M, G are powers of 1024; kB, MB, GB of 1000."""
+def parse_bytes(text: str, *, where: str | None = None) -> int:
+    """`"6GiB"` -> 6442450944. KiB, MiB, GiB and K, M, G are powers of 1024; kB, MB, GB of 1000.
+
+    Raises InputError for anything else, naming `where` it came from.
+    """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
     factor = _FACTORS.get(match.group(2).lower()) if match else None
     if match is None or factor is None:
         raise InputError(
-            "not a size", expected="a number and a unit, as in 6GiB, 800MB, 512M", received=repr(text)
+            "not a size",
+            expected="a number and a unit, as in 6GiB, 800MB, 512M",
+            received=repr(text),
+            where=where,
         )
     return int(float(match.group(1)) * factor)
 

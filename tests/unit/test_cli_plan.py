@@ -39,6 +39,19 @@ def test_a_card_by_its_name_gets_settings_that_fit_and_a_speed(capsys: pytest.Ca
     assert "tokens a second" in text
 
 
+def test_ways_that_take_alike_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(capsys, "plan", "llama-3-8b", "--task", "sft", "--vram", "6GiB", status=1)
+    passed = [line for line in text.splitlines() if line.startswith("  not ")]
+    sizes = [line.rpartition("takes at least ")[2] for line in passed]
+    assert len(sizes) == len(set(sizes)) == 2
+    assert all("(nor 7 more ways like it)" in line for line in passed)
+
+
+def test_memory_that_is_no_size_is_told_with_its_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", "llama-3-8b", "--ram", "lots"]) == 2
+    assert "where: --ram" in capsys.readouterr().err
+
+
 def test_the_sum_is_that_of_the_lines_and_below_the_card(capsys: pytest.CaptureFixture[str]) -> None:
     value = document(capsys, "plan", "llama-3-8b", "--vram", "6GiB")
     lines = [line["num_bytes"] for line in value["lines"] if line["place"] == "device"]

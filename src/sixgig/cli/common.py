@@ -82,7 +82,7 @@ def device_bytes(vram: str | None, hardware: Hardware) -> int | None:
 
 def ram_bytes(ram: str | None, hardware: Hardware) -> int:
     """The memory to plan for: what was asked, else this machine's."""
-    return parse_bytes(ram) if ram is not None else hardware.ram_bytes
+    return parse_bytes(ram, where="--ram") if ram is not None else hardware.ram_bytes
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:

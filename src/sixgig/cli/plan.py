@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
@@ -111,11 +112,11 @@ def _show(result: MemoryPlan) -> None:
 def _show_choice(result: MemoryPlan) -> None:
     """What was chosen or came nearest, and what was looked at before it."""
     *passed, _ = result.tried if result.fits else (*result.tried, None)
-    for other in passed:
-        size = (
-            f": takes at least {format_bytes(other.device_bytes)} of the card" if other.device_bytes else ""
-        )
-        print(f"  not {other.settings}{size}")
+    for needed_bytes, alike in groupby(passed, lambda one: one.device_bytes):
+        first, *others = alike
+        more = f" (nor {len(others)} more ways like it)" if others else ""
+        size = f": takes at least {format_bytes(needed_bytes)} of the card" if needed_bytes else ""
+        print(f"  not {first.settings}{more}{size}")
     if not result.fits:
         print(f"It does not fit; the ledger is that of: {result.settings}.")
         return

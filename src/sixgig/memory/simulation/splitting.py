@@ -6,7 +6,8 @@ layers on a GPU. The model stands whole in fp32 until the fits replace its linea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import ceil
 
 from ...catalogue import ModelSpec
@@ -22,58 +23,55 @@ KL_ROWS = 256  # transform.distil.kl_divergence_sum
 NUM_STEPS = 2  # of each fit: all has been there once
 WALKED_LAYERS = 2  # a layer leaves nothing behind, so that the third takes what the second did
 MOMENTS, WEIGHTS, SOLVING = "optimizer", "Base under its fit", "one layer's removal"
-SECOND_MOMENTS, FLOWS = "second moments", "hidden states between two layers"
+ORTHO, SECOND_MOMENTS = "Ortho part", "second moments"
 
 
-def split(spec: ModelSpec, work: Workload, memory: Allocator, linears: Sequence[Block]) -> None:
-    """The whole of it. `linears`: the linear layers' own weights, in the model's order; they are let go."""
+@dataclass(frozen=True, kw_only=True)
+class _Linear:
+    """One linear layer's sizes."""
+
+    num_weights: int
+    num_in: int
+
+    def num_groups(self, work: Workload) -> int:
+        return self.num_weights // self.num_in * ceil(self.num_in / work.group_size)
+
+    @property
+    def num_in_factors(self) -> int:
+        return RANK * (self.num_weights // self.num_in + self.num_in)
+
+
+def split(spec: ModelSpec, work: Workload, memory: Allocator, weights: Sequence[Block]) -> None:
+    """The whole of it. `weights`: the linear layers' own, in the model's order; they are let go."""
+    linears = _linears(spec)
     _walk(spec, work, memory)
     _look(spec, work, memory)  # the whole model's answers, for the Ortho part's fit
-    dense = _replaced(memory, linears, [[(size, 2)] for size in _sizes(spec)], WEIGHTS)
+    unrounded = []
+    for one, weight in zip(linears, weights, strict=True):
+        unrounded.append(memory.hold(2 * one.num_weights, WEIGHTS))
+        memory.drop(weight)
     _look(spec, work, memory)
-    groups = [size // num_in * ceil(num_in / work.group_size) for size, num_in in _shapes(spec)]
-    scaled = [
-        [(size, 2), (num_groups, 4), (num_groups, 4)]
-        for size, num_groups in zip(_sizes(spec), groups, strict=True)
-    ]
-    blocks = _replaced(memory, dense, scaled, WEIGHTS, together=True)
-    _fit(spec, work, memory, ScaleFit, sum(groups), with_private=False)
-    factors = [(size // num_in * RANK, RANK * num_in) for size, num_in in _shapes(spec)]
-    restored = [
-        [(size, 2), (up, 4), (down, 4)] for size, (up, down) in zip(_sizes(spec), factors, strict=True)
-    ]
-    blocks = _replaced(memory, blocks, restored, WEIGHTS, together=True)
-    _fit(spec, work, memory, OrthoFit, sum(map(sum, factors)), with_private=True)
-    memory.drop(*blocks)
+    num_scales = [one.num_groups(work) for one in linears]
+    scaled = []
+    for one, count in zip(linears, num_scales, strict=True):
+        scaled += [memory.hold(2 * one.num_weights, WEIGHTS)]
+        scaled += [memory.hold(4 * count, WEIGHTS) for _ in ("scales", "their changes")]
+    memory.drop(*unrounded)
+    _fit(spec, work, memory, ScaleFit, sum(num_scales), with_private=False)
+    restored = []
+    for one in linears:
+        restored.append(memory.hold(2 * one.num_weights, WEIGHTS))
+        restored += [
+            memory.hold(4 * RANK * size, ORTHO) for size in (one.num_weights // one.num_in, one.num_in)
+        ]
+    memory.drop(*scaled)
+    _fit(spec, work, memory, OrthoFit, sum(one.num_in_factors for one in linears), with_private=True)
+    memory.drop(*restored)
 
 
-def _shapes(spec: ModelSpec) -> list[tuple[int, int]]:
-    """(weights, input width) of every linear layer."""
+def _linears(spec: ModelSpec) -> list[_Linear]:
     tensors = [tensor for tensor in spec.tensors() if tensor.part == "linear"]
-    return [(tensor.num_elements, tensor.shape[-1]) for tensor in tensors]
-
-
-def _sizes(spec: ModelSpec) -> list[int]:
-    return [size for size, _ in _shapes(spec)]
-
-
-def _replaced(
-    memory: Allocator,
-    old: Sequence[Block],
-    new: Sequence[Sequence[tuple[int, int]]],
-    kind: str,
-    *,
-    together: bool = False,
-) -> list[Block]:
-    """New modules' tensors in the old ones' place: one layer at a time, or all made before any goes."""
-    made, per_layer = [], len(old) // len(new)
-    for index, tensors in enumerate(new):
-        made += [memory.hold(count * width, kind) for count, width in tensors]
-        if not together:
-            memory.drop(*old[index * per_layer : (index + 1) * per_layer])
-    if together:
-        memory.drop(*old)
-    return made
+    return [_Linear(num_weights=tensor.num_elements, num_in=tensor.shape[-1]) for tensor in tensors]
 
 
 # ---- the walk
@@ -146,8 +144,9 @@ def _split_linears(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
     held: list[Block] = []
     solved: list[Block] = []
     before = None
-    for size, num_in in _shapes(spec)[: len(_shapes(spec)) // spec.num_layers]:
-        weights = _Weights(memory, size, num_in, work.group_size)
+    linears = _linears(spec)
+    for one in linears[: len(linears) // spec.num_layers]:
+        num_in, weights = one.num_in, _Weights(memory, one.num_weights, one.num_in, work.group_size)
         earlier = weights.new(4)
         memory.drop(*held)
         if before != num_in or not solved:
@@ -395,7 +394,8 @@ def _fit(
     memory.drop(moments)
 
 
-def _piece(run: _FitPass, trained: Trained, loss) -> None:
+def _piece(run: _FitPass, trained: Trained, loss: Callable[[_FitPass, Block], Block]) -> None:
+    """One piece of a step, forward and back. `loss` takes the hidden states and gives their gradient."""
     run.trained, run.training, run.recording = trained, True, True
     spec, num_values = run.spec, run.num_positions * run.spec.hidden_size
     h, *angles = run.embed()
