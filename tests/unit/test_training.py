@@ -177,6 +177,7 @@ def test_gradients_of_earlier_parameters_are_let_go_while_later_ones_are_still_t
 def test_moments_lie_in_one_block_before_the_first_step_and_after_the_last() -> None:
     parameters = [nn.Parameter(randn(3, 4)), nn.Parameter(randn(5, seed=1))]
     update = training._Update(parameters, SCHEDULE, within_backward=True)
+    update.place(offloads=False)
 
     def moments() -> list[Tensor]:
         states = [

@@ -27,11 +27,14 @@ _recompute: ContextVar[bool] = ContextVar("recompute", default=False)
 @dataclass(frozen=True, kw_only=True)
 class Thrift:
     """How a step is cut. `logit_rows` None: as many as usual. `recompute`: each decoder layer's activations
-    are let go and computed again in the backward pass (Chen et al. 2016, arXiv 1604.06174)."""
+    are let go and computed again in the backward pass (Chen et al. 2016, arXiv 1604.06174). `offload`:
+    AdamW's moments wait in the processor's memory (Ren et al. 2021, arXiv 2101.06840, section 4; deviation:
+    the step itself stays on the card, so that it gives the same numbers)."""
 
     num_pieces: int = 1
     logit_rows: int | None = None
     recompute: bool = False
+    offload: bool = False
 
 
 class TrainingMoves:
@@ -57,7 +60,15 @@ class TrainingMoves:
                 lower=lambda thrift: None if thrift.recompute else replace(thrift, recompute=True),
                 says=lambda thrift: "each layer's activations are now computed twice, not kept",
             ),
+            Move(
+                lower=self._offloaded,
+                says=lambda thrift: "the optimizer's moments now wait in the processor's memory",
+            ),
         ]
+
+    def _offloaded(self, thrift: Thrift) -> Thrift | None:
+        is_elsewhere = self._device.type != "cpu"
+        return replace(thrift, offload=True) if is_elsewhere and not thrift.offload else None
 
     def _more_pieces(self, thrift: Thrift) -> Thrift | None:
         now, finest = (len([*self._losses_at(self.step, n)]) for n in (thrift.num_pieces, MAX_PIECES))

@@ -63,7 +63,8 @@ def minimise(
     `losses_at(step, num_pieces)` gives the pieces of the step's batch, at least `num_pieces` where it can be
     cut so finely; each, when called, computes its part of the loss, and the parts sum to the step's loss.
     When memory runs out the step is begun again: in twice as many pieces, then with fewer rows of logits at a
-    time, then with the layers' activations computed twice. Each move is announced, is kept for the steps to
+    time, then with the layers' activations computed twice, and on a GPU with AdamW's moments in the
+    processor's memory. Each move is announced, is kept for the steps to
     come and changes no number beyond rounding. `fallbacks` says where moves are written down as well; without
     it they go to `announce` alone.
 
@@ -104,41 +105,60 @@ class _Update:
         self._parameters, self._schedule = list(parameters), schedule
         self._limit = schedule.clip_norm / math.sqrt(len(self._parameters))
         self._within_backward = within_backward
-        groups = [[one] for one in self._parameters] if within_backward else [self._parameters]
-        self._optimizers = [
-            torch.optim.AdamW(
-                group, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
-            )
-            for group in groups
-        ]
-        self._make_moments()
+        self._moments: Tensor | None = None
+        self._steps = [torch.zeros((), device=parameter.device) for parameter in self._parameters]
+        self._optimizers: list[torch.optim.Optimizer] = []
+        self._offloads = False
+        self._rate = schedule.learning_rate
         self._has_stepped = False
 
-    def _make_moments(self) -> None:
-        """AdamW's moments, all 0, as views of one block.
+    def place(self, *, offloads: bool) -> None:
+        """Puts AdamW's moments, all 0 at first, beside the weights; or, where it `offloads`, into the
+        processor's memory, from where each parameter's come for its own step.
 
-        AdamW itself would make each moment in the midst of the first step, scattered over the heap: a pass's
-        short-lived tensors then leave holes between them that later passes never fill well. One block is also
-        given back at once. And where memory ran out between two of them, AdamW would find a half-made state.
+        They are views of one block. AdamW itself would make each in the midst of the first step, scattered
+        over the heap: a pass's short-lived tensors then leave holes between them that later passes never fill
+        well. One block is also given back at once. And where memory ran out between two of them, AdamW would
+        find a half-made state.
         """
-        device = self._parameters[0].device
+        if self._moments is not None and offloads == self._offloads:
+            return
+        first = self._parameters[0]
+        device = torch.device("cpu") if offloads else first.device
+        if self._moments is None:
+            num_values = sum(parameter.numel() for parameter in self._parameters)
+            self._moments = torch.zeros(2, num_values, device=device, dtype=first.dtype)
+        else:
+            self._moments = self._moments.to(device)
+        self._offloads = offloads
+        self._make_optimizers()
+
+    def _make_optimizers(self) -> None:
+        """One for all, or each parameter its own where they step one after another; AdamW's kernel computes
+        each value by itself, so that both give the same."""
+        each = self._within_backward or self._offloads
+        groups = [[one] for one in self._parameters] if each else [self._parameters]
+        self._optimizers = [
+            torch.optim.AdamW(group, lr=self._rate, weight_decay=self._schedule.weight_decay, fused=True)
+            for group in groups
+        ]
+        assert self._moments is not None
         sizes = [parameter.numel() for parameter in self._parameters]
-        block = torch.zeros(2, sum(sizes), device=device, dtype=self._parameters[0].dtype)
-        means, squares = (moments.split(sizes) for moments in block)
-        for number, (parameter, mean, square) in enumerate(
-            zip(self._parameters, means, squares, strict=True)
+        means, squares = (moments.split(sizes) for moments in self._moments)
+        for number, (parameter, step, mean, square) in enumerate(
+            zip(self._parameters, self._steps, means, squares, strict=True)
         ):
-            # One optimizer has them all, or each has its own.
             self._optimizers[number % len(self._optimizers)].state[parameter] = {
-                "step": torch.zeros((), device=device),
+                "step": step,
                 "exp_avg": mean.view_as(parameter),
                 "exp_avg_sq": square.view_as(parameter),
             }
 
     def begin(self, step: int) -> None:
+        self._rate = self._schedule.rate(step)
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = self._schedule.rate(step)
+                group["lr"] = self._rate
         self._has_stepped = False
 
     def undo(self) -> None:
@@ -159,11 +179,15 @@ class _Update:
         """The step's last backward pass, and the step."""
         if not self._within_backward:
             loss.backward()
-            self._clip_and_step(self._optimizers[0])
+            self._clip(self._parameters)
+            if self._offloads:
+                self._step_one_by_one()
+            else:
+                self._step(self._optimizers[0])
             return
         hooks = [
             parameter.register_post_accumulate_grad_hook(
-                lambda _, optimizer=optimizer: self._clip_and_step(optimizer)
+                lambda parameter, optimizer=optimizer: self._clip_and_step(parameter, optimizer)
             )
             for parameter, optimizer in zip(self._parameters, self._optimizers, strict=True)
         ]
@@ -173,25 +197,49 @@ class _Update:
             for hook in hooks:
                 hook.remove()
 
+    def _clip_and_step(self, parameter: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        self._clip([parameter])
+        self._step(optimizer)
+
     @torch.no_grad()
-    def _clip_and_step(self, optimizer: torch.optim.Optimizer) -> None:
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    # As torch's clip_grad_norm_, without waiting for the device to answer.
-                    size = torch.linalg.vector_norm(parameter.grad)
-                    parameter.grad.mul_((self._limit / (size + 1e-6)).clamp(max=1.0))
+    def _clip(self, parameters: Iterable[Tensor]) -> None:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                # As torch's clip_grad_norm_, without waiting for the device to answer.
+                size = torch.linalg.vector_norm(parameter.grad)
+                parameter.grad.mul_((self._limit / (size + 1e-6)).clamp(max=1.0))
+
+    def _step(self, optimizer: torch.optim.Optimizer) -> None:
         # From here on nothing can be taken back. Versions of tensors do not tell how far it came: the fused
         # AdamW changes parameters without a new one.
         self._has_stepped = True
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
+    @torch.no_grad()
+    def _step_one_by_one(self) -> None:
+        """Each parameter's moments come to it, and go back. Their room is taken before the first step."""
+        first = self._parameters[0]
+        widest = max(parameter.numel() for parameter in self._parameters)
+        room = torch.empty(2, widest, device=first.device, dtype=first.dtype)
+        for parameter, optimizer in zip(self._parameters, self._optimizers, strict=True):
+            if parameter.grad is None:
+                continue
+            state = optimizer.state[parameter]
+            waiting = {name: state[name] for name in ("exp_avg", "exp_avg_sq")}
+            for (name, moment), there in zip(waiting.items(), room, strict=True):
+                state[name] = there[: parameter.numel()].view_as(parameter).copy_(moment)
+            self._step(optimizer)
+            for name, moment in waiting.items():
+                moment.copy_(state[name])
+            state.update(waiting)
+
 
 def _take_step(
     losses_at: Losses, step: int, update: _Update, ladder: Ladder[Thrift], what: str, where: str
 ) -> float:
     def attempt(thrift: Thrift) -> float:
+        update.place(offloads=thrift.offload)
         with at_most_rows(thrift.logit_rows), recomputing(thrift.recompute):
             *others, last = losses_at(step, thrift.num_pieces)
             value = 0.0
