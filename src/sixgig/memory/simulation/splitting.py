@@ -85,18 +85,17 @@ def _walk(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
         batches = [min(windows, num_texts - start) for start in range(0, num_texts, windows)]
         flows.append([_Flow(spec, work, memory, batch) for batch in batches])
     for index in range(min(spec.num_layers, WALKED_LAYERS)):
-        sums: list[Block] = []
+        sums: dict[str, Block] = {}
         means = []
         for batches in flows:
-            memory.drop(*sums)
-            walkers = [flow.one_layer(index) for flow in batches[:1]]
-            for flow in batches[1:]:
-                flow.one_layer(index, walkers[0].sums)
-            sums = list(walkers[0].sums.values())
-            means.append([memory.hold(block.num_bytes, SECOND_MOMENTS) for block in sums])
-        memory.drop(*sums)
+            memory.drop(*sums.values())  # the first texts' live until the second ones begin
+            sums = {}
+            for flow in batches:
+                flow.one_layer(index, sums)
+            means += [memory.hold(block.num_bytes, SECOND_MOMENTS) for block in sums.values()]
+        memory.drop(*sums.values())
         _split_linears(spec, work, memory)
-        memory.drop(*(block for some in means for block in some))
+        memory.drop(*means)
     memory.drop(*(flow.hidden for batches in flows for flow in batches))
 
 
@@ -109,12 +108,11 @@ class _Flow:
         self.hidden, *rest = _Walker(*self._made, batch=batch, length=work.context).embed()
         memory.drop(*rest)
 
-    def one_layer(self, index: int, sums: dict[str, Block] | None = None) -> _Walker:
+    def one_layer(self, index: int, sums: dict[str, Block]) -> None:
         walker = _Walker(*self._made, batch=self._batch, length=self._made[1].context)
-        walker.sums = {} if sums is None else sums
+        walker.sums = sums
         self.hidden, before = walker.layer(index, self.hidden), self.hidden
         walker.drop(before)
-        return walker
 
 
 class _Walker(Pass):
