@@ -35,10 +35,17 @@ SHORT: dict[str, Words] = {
     ),
     "plan_device_used_error_max": ("what the driver reports: largest error", "驱动程序报告的占用：最大误差"),
     "plan_false_fits": (
-        "said to fit a card of 4, 6 or 8 GiB, and ran out under that limit",
-        "判为放得进 4、6 或 8 GiB 的卡，在该限额下运行却耗尽",
+        "of all pairs with a card of 4, 6 or 8 GiB: said to fit, and ran out under that limit",
+        "与 4、6、8 GiB 的卡配成的所有组合中：判为放得下，在该限额下运行却耗尽",
     ),
-    "plan_false_refusals_share": ("refused, though it runs", "判为放不下，实际能运行"),
+    "plan_false_refusals_share": (
+        "of the pairs that run: refused",
+        "实际能运行的组合中：被判为放不下",
+    ),
+    "plan_false_refusals_share_heldout": (
+        "the same of configurations that it was not fitted on",
+        "其中未用于校准规划器的配置",
+    ),
     "plan_seconds": ("time to answer", "给出答案所需时间"),
     "accelerate_estimate_error_median": (
         "for comparison, accelerate estimate-memory: median error",

@@ -87,13 +87,14 @@ def measure(work: Path, end: float, tiny: bool, commit: str) -> Path:
     for one in _until([one for one in configurations if one.label not in runs], end):
         runs[one.label] = _in_child(one, None, work, tiny) | {"commit": commit}
         write_json(path, measured)
-    for one, size in _until(to_run_capped(configurations, runs), end):
-        if capped_name(one, size) not in capped:
-            found = _in_child(one, cap_bytes(one, size), work, tiny)
-            capped[capped_name(one, size)] = {"commit": commit} | {
-                key: found.get(key) for key in ("error", "peak_allocated_bytes", "peak_reserved_bytes")
-            }
-            write_json(path, measured)
+    to_run = [pair for pair in to_run_capped(configurations, runs) if capped_name(*pair) not in capped]
+    for one, size in _until(to_run, end):
+        limit_bytes = cap_bytes(one, size)
+        found = _in_child(one, limit_bytes, work, tiny)
+        capped[capped_name(one, size)] = {"commit": commit, "limit_bytes": limit_bytes} | {
+            key: found.get(key) for key in ("error", "peak_allocated_bytes", "peak_reserved_bytes")
+        }
+        write_json(path, measured)
     return path
 
 

@@ -104,7 +104,7 @@ def pairs(
     """Every measured configuration on every card."""
     for one, run in runs.items():
         for size in CARD_GIB:
-            shown = _runs_capped(capped.get(capped_name(one, size)))
+            shown = _runs_capped(capped.get(capped_name(one, size)), cap_bytes(one, size))
             yield Pair(
                 label=one.label,
                 card_gib=size,
@@ -115,8 +115,9 @@ def pairs(
             )
 
 
-def _runs_capped(found: Mapping[str, Any] | None) -> bool | None:
-    if found is None:
+def _runs_capped(found: Mapping[str, Any] | None, limit_bytes: int) -> bool | None:
+    """What a run under this very limit shows."""
+    if found is None or found["limit_bytes"] != limit_bytes:
         return None
     if not (error := found.get("error")):
         return True

@@ -186,7 +186,7 @@ def _split(network: Any, work: Workload, device: torch.device) -> None:
             loaded,
             # More damping than by default: what a random model makes of random texts is nearly singular.
             make_sieve("wiener", damping=0.01),
-            _private_records(work.num_texts, work.context),
+            _private_records(work.splitting.num_texts, work.context),
             _random_text(240_000),
             before=ModelTensors(Path(folder)),
             quantize=QuantizeConfig(bits=work.bits, group_size=work.group_size),
@@ -200,7 +200,7 @@ def _split(network: Any, work: Workload, device: torch.device) -> None:
 
 
 def _show_stage(stage: str, share: float) -> None:
-    """For `benchmarks/memory.py --stages`, which puts its own in this place."""
+    """benchmarks/memory.py puts its own in this place."""
 
 
 def _private_records(num_records: int, num_characters: int) -> list[PrivateRecord]:

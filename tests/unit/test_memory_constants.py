@@ -9,7 +9,8 @@ import torch
 from traced_memory import PROGRAMS
 
 from sixgig.layers import packed_linear
-from sixgig.memory.simulation import backward, operations, programs, splitting, weights
+from sixgig.memory import Splitting
+from sixgig.memory.simulation import LOGIT_ROWS, backward, operations, programs, splitting, weights
 from sixgig.numerics.likelihood import default_chunk_rows
 from sixgig.numerics.pack import packed_row_bytes
 from sixgig.transform.distil import kl_divergence_sum
@@ -19,15 +20,15 @@ from sixgig.transform.split_model import SplitSettings
 
 def test_sizes_of_tiles_and_rows_are_those_of_the_code() -> None:
     assert operations.PACKED_TILE_WEIGHTS == packed_linear.TILE_WEIGHTS
-    assert default_chunk_rows(torch.device("cuda")) == splitting.NLL_ROWS
+    assert {name: default_chunk_rows(torch.device(name)) for name in LOGIT_ROWS} == LOGIT_ROWS
 
 
 def test_a_simulated_split_has_the_codes_own_settings() -> None:
-    settings = SplitSettings()
-    assert settings.num_calibration_windows == splitting.CALIBRATION_WINDOWS
-    assert settings.fit_windows_per_step == splitting.WINDOWS_PER_STEP
-    assert settings.fit_texts_per_step == splitting.TEXTS_PER_STEP
-    assert OrthoConfig().rank == splitting.RANK
+    settings, planned = SplitSettings(), Splitting()
+    assert settings.num_calibration_windows == planned.num_calibration_windows
+    assert settings.fit_windows_per_step == planned.windows_per_step
+    assert settings.fit_texts_per_step == planned.texts_per_step
+    assert OrthoConfig().rank == planned.rank
     assert inspect.signature(kl_divergence_sum).parameters["chunk_rows"].default == splitting.KL_ROWS
 
 

@@ -10,24 +10,19 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from traced_memory import MODELS, config_of, spec_of, traced_peak_bytes
 
-from sixgig.memory.simulation import programs
+from sixgig.memory.simulation import LOGIT_ROWS
 from sixgig.memory.simulation.programs import simulate
 from sixgig.memory.workload import Workload
-from sixgig.numerics.likelihood import default_chunk_rows
 
 
 def ratio(config: Any, work: Workload) -> float:
-    simulated = simulate(spec_of(config), work, workspace_bytes=0).peak_allocated_bytes
+    simulated = simulate(
+        spec_of(config), work, workspace_bytes=0, logit_rows=LOGIT_ROWS["cpu"]
+    ).peak_allocated_bytes
     return simulated / traced_peak_bytes(config, work)
-
-
-@pytest.fixture(autouse=True)
-def _rows_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programs, "NLL_ROWS", default_chunk_rows(torch.device("cpu")))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -95,11 +95,12 @@ def test_runs_under_a_limit_begin_with_what_only_they_decide_and_go_on_with_the_
         ({"error": None}, True),
         ({"error": "OutOfMemoryError: CUDA out of memory."}, False),
         ({"error": "RuntimeError: something else"}, None),
+        ({"error": None, "limit_bytes": 1}, None),  # of another limit
     ],
 )
 def test_a_run_under_a_limit_decides_the_rest(capped: dict[str, Any], runs: bool | None) -> None:
     limit = cards.cap_bytes(ONE, 6)
-    under = {cards.capped_name(ONE, 6): capped} if capped else {}
+    under = {cards.capped_name(ONE, 6): {"limit_bytes": limit, **capped}} if capped else {}
     [pair] = [one for one in cards.pairs({ONE: run(limit, limit + 1)}, under) if one.card_gib == 6]
     assert pair.runs is runs
 

@@ -27,7 +27,7 @@ def weights_by_kind(spec: ModelSpec, work: Workload) -> dict[str, int]:
 
 def workloads(spec: ModelSpec, task: str) -> list[Workload]:
     """Every way in which the planner may do the task; none where it refuses the task for this model."""
-    wishes = Wishes(task=task, context=700, batch=2)
+    wishes = Wishes(task=task, context=700, batch=1 if task == "split" else 2)
     try:
         found = list(candidates(spec, wishes))
     except InputError:

@@ -11,7 +11,7 @@ import typer
 
 from ..hardware import probe
 from ..load.fetch import find_model
-from ..memory import MemoryPlan, Wishes, estimate
+from ..memory import MemoryPlan, Splitting, Wishes, estimate
 from ..units import format_bytes
 from .common import Json, Ram, Vram, chosen_card, print_json, print_table, ram_bytes, say
 from .plan_config import asked_for
@@ -73,7 +73,7 @@ def plan(
             head_bits=head_bits,
             context=asked.context,
             batch=batch,
-            num_texts=texts,
+            splitting=Splitting(num_texts=texts),
             attention=attention,
             checkpointing=checkpointing,
             loss=loss,
@@ -112,10 +112,12 @@ def _show(result: MemoryPlan) -> None:
 def _show_choice(result: MemoryPlan) -> None:
     """What was chosen or came nearest, and what was looked at before it."""
     *passed, _ = result.tried if result.fits else (*result.tried, None)
-    for needed_bytes, alike in groupby(passed, lambda one: one.device_bytes):
+    # Without a card there is no size to go by, and each is told.
+    for _, alike in groupby(passed, lambda one: one.device_bytes or one.settings):
         first, *others = alike
         more = f" (nor {len(others)} more ways like it)" if others else ""
-        size = f": takes at least {format_bytes(needed_bytes)} of the card" if needed_bytes else ""
+        needed = first.device_bytes
+        size = f": takes at least {format_bytes(needed)} of the card" if needed else ""
         print(f"  not {first.settings}{more}{size}")
     if not result.fits:
         print(f"It does not fit; the ledger is that of: {result.settings}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..files import sha256_file, sweep_orphans
 from ..hardware import Hardware, probe
 from ..load.fetch import find_model, model_folder
-from ..memory import Wishes, plan
+from ..memory import DoesNotFit, Splitting, Wishes, estimate
 from ..units import format_bytes
 from .common import Json, chosen_card, print_json, print_table, say
 from .device import Device, choose_device
@@ -129,21 +129,37 @@ def split(
 def _check_fits(
     spec: ModelSpec, choice: Choice, records: Sequence[PrivateRecord], device: str, hardware: Hardware
 ) -> None:
-    window = choice.settings.window_tokens
-    # Not tokenised yet: a token has two bytes or more in nearly every text, so these are pieces enough.
-    num_bytes = (len(f"{one.prefix}{one.secret}{one.suffix}".encode()) for one in records)
-    plan(
+    """Raises `DoesNotFit` for these texts with these settings, before anything is loaded."""
+    settings, window = choice.settings, choice.settings.window_tokens
+    # Not tokenised yet: prose has more than two bytes a token, so that these are tokens enough for it.
+    tokens = [max(2, ceil(len(f"{one.prefix}{one.secret}{one.suffix}".encode()) / 2)) for one in records]
+    ortho = settings.ortho(choice.sieve, choice.rank)
+    splitting = Splitting(
+        num_texts=sum(ceil((count - 1) / (window - 1)) for count in tokens),
+        text_tokens=min(window, max(tokens)),
+        num_calibration_windows=settings.num_calibration_windows,
+        rank=ortho.rank,
+        windows_per_step=settings.fit_windows_per_step,
+        texts_per_step=settings.fit_texts_per_step,
+        solves=choice.sieve.needs_private and choice.sieve.needs_before,
+        fits_scales=settings.scale_fit(ortho).num_steps > 0,
+        fits_ortho=ortho.rank > 0,
+    )
+    result = estimate(
         spec,
         Wishes(
             task="split",
             bits=choice.quantize.bits,
             context=window,
             group_size=choice.quantize.group_size,
-            num_texts=sum(ceil(size / (2 * window)) for size in num_bytes),
+            splitting=splitting,
         ),
         card=chosen_card(None, hardware) if device == "cuda" else None,
         ram_bytes=hardware.ram_bytes,
     )
+    if not result.fits:
+        answers = (answer.replace("--context ", "-s window_tokens=") for answer in result.would_fit)
+        raise DoesNotFit(replace(result, would_fit=tuple(answers)))
 
 
 def _work(

@@ -10,10 +10,10 @@ from __future__ import annotations
 from ..catalogue import ModelSpec
 from ..data.padding import worth_one_pass
 from ..memory.ledger import HEAP_HOLES, LIBRARIES_BYTES
+from ..memory.simulation import LOGIT_ROWS
 from .kill_switch_config import KillSwitchConfig
 
 CANARY_TOKENS = 40  # of a canary's whole text, at most
-LOGIT_ROWS = {"cpu": 128, "cuda": 2048}  # held at a time (numerics.likelihood.default_chunk_rows)
 
 
 def peak_bytes(spec: ModelSpec, config: KillSwitchConfig, device: str) -> int:

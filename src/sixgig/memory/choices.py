@@ -7,11 +7,11 @@ memory.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..catalogue import ModelSpec
 from ..errors import InputError
-from .workload import Training, Workload
+from .workload import Splitting, Training, Workload
 
 # (bits of the linear layers, bits of the output head, where the embedding lies)
 _STORED = (
@@ -53,7 +53,7 @@ class Wishes:
     embedding_place: str | None = None
     context: int | None = None  # a split's windows have 256 tokens, else 512
     batch: int = 1
-    num_texts: int = 64
+    splitting: Splitting = field(default_factory=Splitting)
     group_size: int = 64
     attention: str = "sdpa"
     autocast: bool = True
@@ -75,7 +75,7 @@ def candidates(spec: ModelSpec, wishes: Wishes) -> list[Workload]:
         embedding_place=wishes.embedding_place or "device",
         context=_usual_context(wishes.task) if wishes.context is None else wishes.context,
         batch=wishes.batch,
-        num_texts=wishes.num_texts,
+        splitting=wishes.splitting,
         group_size=wishes.group_size,
         attention=wishes.attention,
         training=Training(

@@ -11,7 +11,9 @@ from ..catalogue.splitting import why_not_split
 from .choices import described
 from .ledger import HEAP_HOLES, LIBRARIES_BYTES, Line, MemoryPlan, Tried, ram_margin_bytes
 from .outside import Outside, outside
-from .simulation import WORKSPACE, Allocator, SimulatedOutOfMemory, simulate
+from .simulation import LOGIT_ROWS, WORKSPACE, Allocator, SimulatedOutOfMemory, simulate
+from .simulation.backward import LOGITS
+from .simulation.splitting import SECOND_MOMENTS, SOLVING
 from .simulation.weights import EMBEDDING, EXPERTS, experts_bytes, least_device_bytes
 from .speed import max_tokens_per_second
 from .workload import Workload
@@ -120,7 +122,13 @@ class Place:
         asked = (work, limit_bytes)
         if self._latest is None or self._latest[0] != asked:
             workspace = 0 if self.card is None else self._outside(work).workspace_bytes
-            memory = simulate(self.spec, work, workspace_bytes=workspace, limit_bytes=limit_bytes)
+            memory = simulate(
+                self.spec,
+                work,
+                workspace_bytes=workspace,
+                limit_bytes=limit_bytes,
+                logit_rows=LOGIT_ROWS["cpu" if self.card is None else "cuda"],
+            )
             self._latest = (asked, memory)
         return self._latest[1]
 
@@ -156,8 +164,10 @@ class Place:
         if work.task == "split":
             whole = 4 * spec.num_parameters
             lines.append(Line(what="earlier checkpoint", place="ram", num_bytes=whole, because="32 bits"))
-            base = int(spec.num_linear_parameters * (work.bytes_per_linear_weight + 2))
-            lines.append(Line(what="Base and W - M", place="ram", num_bytes=base, because="with 16 bits"))
+            # Codes lie unpacked, a byte each; without a card W - M is counted among the device's.
+            width = 1 + 3 / work.group_size + (0 if self.card is None else 2)
+            base = int(spec.num_linear_parameters * width)
+            lines.append(Line(what="Base and W - M", place="ram", num_bytes=base, because="a byte a code"))
         if self.card is None and memory is not None:
             lines += _cpu_lines(memory)
         else:
@@ -183,9 +193,11 @@ class Place:
             notes.append(f"context {work.context} is longer than the model's own {self.spec.context}")
         if work.task == "split":
             notes.append(
-                f"planned for {work.num_texts} private texts as long as the context (--texts); more of them "
-                "take more room between layers"
+                f"planned for {work.splitting.num_texts} private texts of "
+                f"{work.splitting.text_tokens or work.context} tokens; more take more room between layers"
             )
+            if self.card is None:
+                notes.append("a split on a CPU is planned as on a card; no measured run stands behind that")
             if (reason := why_not_split(self.spec)) is not None:
                 notes.append(reason)
         if work.task in ("generate", "score") and work.bits < 16:
@@ -234,7 +246,7 @@ def _cpu_lines(memory: Allocator) -> list[Line]:
     moving = sum(
         num_bytes
         for kind, num_bytes in memory.peak_by_kind.items()
-        if kind in ("activations", "logits and their gradient", "unpacking weights")
+        if kind in ("activations", LOGITS, "unpacking weights", SOLVING, SECOND_MOMENTS)
     )
     holes = int(HEAP_HOLES * moving)
     return [

@@ -34,7 +34,7 @@ def what_would_fit(spec: ModelSpec, wishes: Wishes, card: Card | None, ram_bytes
         for name in ("context", "batch"):
             whole: int = getattr(candidates(spec, wishes)[0], name)
             halves = [whole >> shift for shift in range(1, whole.bit_length())]
-            value = next((v for v in halves if found(replace(wishes, **{name: v}))), None)
+            value = next((v for v in halves if found(_shorter(wishes, name, v, whole))), None)
             answers += [] if value is None else [f"--{name} {value}"]
     if card is not None:
         size_bytes = _smallest_card_bytes(spec, wishes, card)
@@ -46,6 +46,18 @@ def what_would_fit(spec: ModelSpec, wishes: Wishes, card: Card | None, ram_bytes
         if (wishes.task != "sft" or not model.num_experts) and found(wishes, model):
             return (*answers, f"model {model.name} with these settings")
     return tuple(answers)
+
+
+def _shorter(wishes: Wishes, name: str, value: int, whole: int) -> Wishes:
+    """`wishes` with a smaller context or batch. A split's texts are then cut into more pieces."""
+    splitting = wishes.splitting
+    if wishes.task == "split" and name == "context":
+        splitting = replace(
+            splitting,
+            num_texts=splitting.num_texts * whole // value,
+            text_tokens=None if splitting.text_tokens is None else min(splitting.text_tokens, value),
+        )
+    return replace(wishes, splitting=splitting, **{name: value})
 
 
 def _more_ram(spec: ModelSpec, wishes: Wishes, card: Card | None, ram_bytes: int) -> list[str]:

@@ -34,14 +34,33 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Splitting:
+    """What a split is made of; the defaults are those of `transform.split_model`.
+
+    `text_tokens`: of the longest private text; None: as long as the context. `solves`: the sieve solves for a
+    filter of each input's width, as `wiener` does. Without steps a fit is left out.
+    """
+
+    num_texts: int = 64
+    text_tokens: int | None = None
+    num_calibration_windows: int = 32
+    rank: int = 16
+    windows_per_step: int = 2
+    texts_per_step: int = 8
+    solves: bool = True
+    fits_scales: bool = True
+    fits_ortho: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class Workload:
     """One task's sizes.
 
     `bits` is how the linear layers are stored; below 16 in groups of `group_size` with one 16-bit scale and
     one 8-bit zero point each. `head_bits` is the output head's own; with tied embeddings a head of fewer bits
     is a second, packed copy. An embedding on the `cpu` costs the card nothing; routed experts there travel to
-    the card as they are chosen. `batch` is the sequences at once: in training, of one micro-batch.
-    `num_texts` are the private texts of a split, each as long as the context.
+    the card as they are chosen. `batch` is the sequences at once: in training, of one micro-batch; a split
+    forms its own.
     """
 
     task: str
@@ -52,7 +71,7 @@ class Workload:
     experts_place: str = "device"
     context: int = 512
     batch: int = 1
-    num_texts: int = 64
+    splitting: Splitting = Splitting()
     attention: str = "sdpa"
     training: Training = Training()
 
@@ -77,7 +96,7 @@ class Workload:
             for name, value in (
                 ("context", self.context),
                 ("batch", self.batch),
-                ("num_texts", self.num_texts),
+                ("texts", self.splitting.num_texts),
                 ("group_size", self.group_size),
                 ("accumulation", self.training.accumulation),
             )
@@ -85,6 +104,8 @@ class Workload:
         ]
         if self.training.optimizer == "in-backward" and self.training.accumulation > 1:
             faults.append("a step within the backward pass allows one micro-batch only")
+        if self.task == "split" and self.batch > 1:
+            faults.append(f"batch is {self.batch}, and a split forms its own batches")
         if faults:
             raise InputError("the workload cannot be planned", received="; ".join(faults))
 

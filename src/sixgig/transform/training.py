@@ -127,32 +127,31 @@ class _Update:
         device = torch.device("cpu") if offloads else first.device
         if self._moments is None:
             num_values = sum(parameter.numel() for parameter in self._parameters)
-            self._moments = torch.zeros(2, num_values, device=device, dtype=first.dtype)
+            block = torch.zeros(2, num_values, device=device, dtype=first.dtype)
         else:
-            self._moments = self._moments.to(device)
-        self._offloads = offloads
-        self._make_optimizers()
+            block = self._moments.to(device)
+        self._optimizers = self._made_for(block, each=self._within_backward or offloads)
+        self._moments, self._offloads = block, offloads  # last, so that a failure on the way changes nothing
 
-    def _make_optimizers(self) -> None:
-        """One for all, or each parameter its own where they step one after another; AdamW's kernel computes
-        each value by itself, so that both give the same."""
-        each = self._within_backward or self._offloads
+    def _made_for(self, block: Tensor, *, each: bool) -> list[torch.optim.Optimizer]:
+        """One optimizer for all, or each parameter its own where they step one after another; AdamW's kernel
+        computes each value by itself, so that both give the same."""
         groups = [[one] for one in self._parameters] if each else [self._parameters]
-        self._optimizers = [
+        optimizers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(group, lr=self._rate, weight_decay=self._schedule.weight_decay, fused=True)
             for group in groups
         ]
-        assert self._moments is not None
         sizes = [parameter.numel() for parameter in self._parameters]
-        means, squares = (moments.split(sizes) for moments in self._moments)
+        means, squares = (moments.split(sizes) for moments in block)
         for number, (parameter, step, mean, square) in enumerate(
             zip(self._parameters, self._steps, means, squares, strict=True)
         ):
-            self._optimizers[number % len(self._optimizers)].state[parameter] = {
+            optimizers[number % len(optimizers)].state[parameter] = {
                 "step": step,
                 "exp_avg": mean.view_as(parameter),
                 "exp_avg_sq": square.view_as(parameter),
             }
+        return optimizers
 
     def begin(self, step: int) -> None:
         self._rate = self._schedule.rate(step)
@@ -227,8 +226,11 @@ class _Update:
                 continue
             state = optimizer.state[parameter]
             waiting = {name: state[name] for name in ("exp_avg", "exp_avg_sq")}
-            for (name, moment), there in zip(waiting.items(), room, strict=True):
-                state[name] = there[: parameter.numel()].view_as(parameter).copy_(moment)
+            here = {
+                name: there[: parameter.numel()].view_as(parameter).copy_(moment)
+                for (name, moment), there in zip(waiting.items(), room, strict=True)
+            }
+            state.update(here)
             self._step(optimizer)
             for name, moment in waiting.items():
                 moment.copy_(state[name])

@@ -14,6 +14,7 @@ from ..workload import Workload
 from .allocator import Allocator, Block
 
 PACKED_TILE_WEIGHTS = 2**22  # layers.packed_linear.TILE_WEIGHTS
+LOGIT_ROWS = {"cpu": 128, "cuda": 2048}  # held at a time: numerics.likelihood.default_chunk_rows
 
 
 @dataclass

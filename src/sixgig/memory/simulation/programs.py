@@ -8,8 +8,9 @@ from ...catalogue import ModelSpec
 from ..workload import Workload
 from .allocator import Allocator, Block
 from .backward import GRADIENTS, LOGITS, LOSS_ROWS, Trained, TrainingPass
+from .operations import LOGIT_ROWS
 from .passes import Cache, Pass
-from .splitting import NLL_ROWS, split
+from .splitting import split
 from .weights import hold_weights
 
 NEW_TOKENS = 8  # generated after a prompt that fills the rest of the context
@@ -17,20 +18,28 @@ NUM_STEPS = 2  # the optimizer makes its moments in the first
 
 
 def simulate(
-    spec: ModelSpec, work: Workload, *, workspace_bytes: int, limit_bytes: int | None = None
+    spec: ModelSpec,
+    work: Workload,
+    *,
+    workspace_bytes: int,
+    limit_bytes: int | None = None,
+    logit_rows: int = LOGIT_ROWS["cuda"],
 ) -> Allocator:
     """Does `work` once on a simulated allocator and gives it back; read its peaks.
 
     Args:
         workspace_bytes: what cuBLAS takes through the allocator for each thread that multiplies.
         limit_bytes: of memory that the allocator may reserve; beyond it SimulatedOutOfMemory is raised.
+        logit_rows: that scoring and splitting hold at a time.
     """
     memory = Allocator(limit_bytes, workspace_bytes)
     linears = hold_weights(spec, work, memory)
     if work.task == "split":
-        split(spec, replace(work, bits=32), memory, linears)
+        split(spec, replace(work, bits=32), memory, linears, logit_rows)
+    elif work.task == "score":
+        _score(spec, work, memory, logit_rows)
     else:
-        {"generate": _generate, "score": _score, "sft": _train}[work.task](spec, work, memory)
+        {"generate": _generate, "sft": _train}[work.task](spec, work, memory)
     return memory
 
 
@@ -63,7 +72,7 @@ def _head_of_last(run: Pass, hidden: Block) -> Block:
     return last.linear("head", hidden, spec.hidden_size, spec.vocab_size, x_bytes=2, part="head")
 
 
-def _score(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
+def _score(spec: ModelSpec, work: Workload, memory: Allocator, logit_rows: int) -> None:
     run = Pass(spec, work, memory, batch=work.batch, length=work.context)
     hidden, angles = _forward(run)
     run.drop(*angles)
@@ -72,8 +81,8 @@ def _score(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
     pieces = [run.new(run.num_positions * spec.hidden_size, run.residual_bytes)] if work.batch > 1 else []
     num_predicted = work.batch * (work.context - 1)
     held: list[Block] = []
-    for start in range(0, num_predicted, NLL_ROWS):
-        rows = min(NLL_ROWS, num_predicted - start)
+    for start in range(0, num_predicted, logit_rows):
+        rows = min(logit_rows, num_predicted - start)
         targets = run.new(rows * spec.hidden_size, run.weight_bytes)
         run.drop(*held)  # the last chunk's are named until here
         held = [targets]

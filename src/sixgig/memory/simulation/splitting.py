@@ -1,4 +1,4 @@
-"""`sixgig split` with its default sieve as allocations: the walk over the layers, and both fits.
+"""`sixgig split` as allocations: the walk over the layers, and both fits.
 
 The order is that of `transform.split_model` and of what it calls, read off the allocator's own record of two
 layers on a GPU. The model stands whole in fp32 until the fits replace its linear layers one by one.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 
 from ...catalogue import ModelSpec
@@ -16,9 +17,8 @@ from .allocator import Allocator, Block
 from .backward import GRADIENTS, LOGITS, Trained, TrainingPass
 from .passes import Pass
 
-# transform.split_model's defaults, and transform.split.OrthoConfig's.
-CALIBRATION_WINDOWS, WINDOWS_PER_STEP, TEXTS_PER_STEP, POSITIONS_PER_BATCH, RANK = 32, 2, 8, 2048, 16
-NLL_ROWS = 2048  # numerics.likelihood.default_chunk_rows on a GPU
+POSITIONS_PER_BATCH = 2048  # of the walk (transform.split_model)
+SHARING = (3, 1, 2, 1)  # linear layers that read one input: q k v, o, gate up, down
 KL_ROWS = 256  # transform.distil.kl_divergence_sum
 NUM_STEPS = 2  # of each fit: all has been there once
 WALKED_LAYERS = 2  # a layer leaves nothing behind, so that the third takes what the second did
@@ -36,37 +36,56 @@ class _Linear:
     def num_groups(self, work: Workload) -> int:
         return self.num_weights // self.num_in * ceil(self.num_in / work.group_size)
 
-    @property
-    def num_in_factors(self) -> int:
-        return RANK * (self.num_weights // self.num_in + self.num_in)
+    def num_in_factors(self, rank: int) -> int:
+        return rank * (self.num_weights // self.num_in + self.num_in)
 
 
-def split(spec: ModelSpec, work: Workload, memory: Allocator, weights: Sequence[Block]) -> None:
+def split(
+    spec: ModelSpec, work: Workload, memory: Allocator, weights: Sequence[Block], logit_rows: int
+) -> None:
     """The whole of it. `weights`: the linear layers' own, in the model's order; they are let go."""
-    linears = _linears(spec)
+    linears, how = _linears(spec), work.splitting
     _walk(spec, work, memory)
-    _look(spec, work, memory)  # the whole model's answers, for the Ortho part's fit
+    if how.fits_ortho:
+        _look(spec, work, memory)  # the whole model's answers
+    standing = list(weights)
+    if how.fits_scales:
+        standing = _fit_scales(spec, work, memory, standing)
+    if how.fits_ortho:
+        restored = []
+        for one in linears:
+            restored.append(memory.hold(2 * one.num_weights, WEIGHTS))
+            num_out = one.num_weights // one.num_in
+            restored += [memory.hold(4 * how.rank * size, ORTHO) for size in (num_out, one.num_in)]
+        memory.drop(*standing)
+        num_trained = sum(one.num_in_factors(how.rank) for one in linears)
+        private = min(how.texts_per_step, how.num_texts), how.text_tokens or work.context
+        losses = [
+            (how.windows_per_step, work.context, _kl_loss),
+            (*private, partial(_nll_loss, logit_rows=logit_rows)),
+        ]
+        _fit(spec, work, memory, OrthoFit, num_trained, losses)
+        standing = restored
+    memory.drop(*standing)
+
+
+def _fit_scales(spec: ModelSpec, work: Workload, memory: Allocator, weights: Sequence[Block]) -> list[Block]:
+    """`transform.fit_scales`: W - M in the weights' place for its answers, then codes and scales."""
+    linears, made = _linears(spec), []
     unrounded = []
     for one, weight in zip(linears, weights, strict=True):
         unrounded.append(memory.hold(2 * one.num_weights, WEIGHTS))
         memory.drop(weight)
     _look(spec, work, memory)
-    num_scales = [one.num_groups(work) for one in linears]
-    scaled = []
-    for one, count in zip(linears, num_scales, strict=True):
-        scaled += [memory.hold(2 * one.num_weights, WEIGHTS)]
-        scaled += [memory.hold(4 * count, WEIGHTS) for _ in ("scales", "their changes")]
-    memory.drop(*unrounded)
-    _fit(spec, work, memory, ScaleFit, sum(num_scales), with_private=False)
-    restored = []
     for one in linears:
-        restored.append(memory.hold(2 * one.num_weights, WEIGHTS))
-        restored += [
-            memory.hold(4 * RANK * size, ORTHO) for size in (one.num_weights // one.num_in, one.num_in)
-        ]
-    memory.drop(*scaled)
-    _fit(spec, work, memory, OrthoFit, sum(one.num_in_factors for one in linears), with_private=True)
-    memory.drop(*restored)
+        made.append(memory.hold(2 * one.num_weights, WEIGHTS))
+        made += [memory.hold(4 * one.num_groups(work), WEIGHTS) for _ in ("scales", "their changes")]
+    memory.drop(*unrounded)
+    num_trained = sum(one.num_groups(work) for one in linears)
+    _fit(
+        spec, work, memory, ScaleFit, num_trained, [(work.splitting.windows_per_step, work.context, _kl_loss)]
+    )
+    return made
 
 
 def _linears(spec: ModelSpec) -> list[_Linear]:
@@ -79,11 +98,14 @@ def _linears(spec: ModelSpec) -> list[_Linear]:
 
 def _walk(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
     """`transform.split.split_layers_of`: every text one layer further, then that layer's linears split."""
-    windows = max(1, POSITIONS_PER_BATCH // work.context)
+    windows, how = max(1, POSITIONS_PER_BATCH // work.context), work.splitting
     flows = []
-    for num_texts in (CALIBRATION_WINDOWS, work.num_texts):
+    for num_texts, length in (
+        (how.num_calibration_windows, work.context),
+        (how.num_texts, how.text_tokens or work.context),
+    ):
         batches = [min(windows, num_texts - start) for start in range(0, num_texts, windows)]
-        flows.append([_Flow(spec, work, memory, batch) for batch in batches])
+        flows.append([_Flow(spec, work, memory, batch, length) for batch in batches])
     for index in range(min(spec.num_layers, WALKED_LAYERS)):
         sums: dict[str, Block] = {}
         means = []
@@ -102,14 +124,13 @@ def _walk(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
 class _Flow:
     """One batch between two layers."""
 
-    def __init__(self, spec: ModelSpec, work: Workload, memory: Allocator, batch: int) -> None:
-        self._made = (spec, work, memory)
-        self._batch = batch
-        self.hidden, *rest = _Walker(*self._made, batch=batch, length=work.context).embed()
+    def __init__(self, spec: ModelSpec, work: Workload, memory: Allocator, batch: int, length: int) -> None:
+        self._walker = partial(_Walker, spec, work, memory, batch=batch, length=length)
+        self.hidden, *rest = self._walker().embed()
         memory.drop(*rest)
 
     def one_layer(self, index: int, sums: dict[str, Block]) -> None:
-        walker = _Walker(*self._made, batch=self._batch, length=self._made[1].context)
+        walker = self._walker()
         walker.sums = sums
         self.hidden, before = walker.layer(index, self.hidden), self.hidden
         walker.drop(before)
@@ -141,20 +162,19 @@ def _split_linears(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
     """`_splits_of` and `split_one` for one layer. A loop's names keep what they hold until the next turn."""
     held: list[Block] = []
     solved: list[Block] = []
-    before = None
     linears = _linears(spec)
-    for one in linears[: len(linears) // spec.num_layers]:
-        num_in, weights = one.num_in, _Weights(memory, one.num_weights, one.num_in, work.group_size)
+    leaders = [sum(SHARING[:number]) for number in range(len(SHARING))]
+    for number, one in enumerate(linears[: len(linears) // spec.num_layers]):
+        weights = _Weights(memory, one.num_weights, one.num_in, work.group_size)
         earlier = weights.new(4)
         memory.drop(*held)
-        if before != num_in or not solved:
+        if number in leaders:
             memory.drop(*solved)
             solved = []
         plain = weights.rounded()
         change = weights.new(4)
-        if not solved:
-            solved = [_solve(memory, num_in)]
-        before = num_in
+        if work.splitting.solves and not solved:
+            solved = [_solve(memory, one.num_in)]
         removed = weights.new(4)
         memory.drop(change)
         unrounded = weights.new(4)
@@ -236,7 +256,7 @@ def _first_guess(weights: _Weights) -> None:
 
 def _look(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
     """`prepare_lessons`: a pass without a way back; what it finds goes to the processor's memory."""
-    run = Pass(spec, work, memory, batch=WINDOWS_PER_STEP, length=work.context)
+    run = Pass(spec, work, memory, batch=work.splitting.windows_per_step, length=work.context)
     h, *angles = run.embed()
     for index in range(spec.num_layers):
         h, before = run.layer(index, h), h
@@ -320,14 +340,14 @@ class OrthoFit(_FitPass):
     def linear(
         self, name: str, x: Block, num_in: int, num_out: int, *, x_bytes: int, part: str = "linear"
     ) -> Block:
-        n = self.num_positions
+        n, rank = self.num_positions, self.work.splitting.rank
         first = self._input(x, num_in, x_bytes)
         by_base = self.new(n * num_out, 2)
         self.drop(first)
-        self._factor(f"{name}.down", RANK * num_in)
+        self._factor(f"{name}.down", rank * num_in)
         x = self._input(x, num_in, x_bytes)
-        inner = self.new(n * RANK, 2)
-        self._factor(f"{name}.up", RANK * num_out)
+        inner = self.new(n * rank, 2)
+        self._factor(f"{name}.up", rank * num_out)
         self.save(f"{name}.input", x)
         self.save(f"{name}.inner", inner)
         by_factors = self.new(n * num_out, 2)
@@ -342,18 +362,18 @@ class OrthoFit(_FitPass):
     def linear_back(
         self, name: str, gradient: Block, num_in: int, num_out: int, *, wide_input: bool
     ) -> Block:
-        n = self.num_positions
-        of_up = self.new(RANK * num_out, 2, GRADIENTS)
+        n, rank = self.num_positions, self.work.splitting.rank
+        of_up = self.new(rank * num_out, 2, GRADIENTS)
         self.memory.multiply("backward")
-        of_inner = self.new(n * RANK, 2)
+        of_inner = self.new(n * rank, 2)
         self.take(f"{name}.inner")
-        self._given(f"{name}.up", of_up, RANK * num_out)
-        of_down = self.new(RANK * num_in, 2, GRADIENTS)
+        self._given(f"{name}.up", of_up, rank * num_out)
+        of_down = self.new(rank * num_in, 2, GRADIENTS)
         by_factors = self.new(n * num_in, 2)
         self.drop(of_inner)
         self.take(f"{name}.input")
         by_factors = self._widened(by_factors, num_in, wide_input)
-        self._given(f"{name}.down", of_down, RANK * num_in)
+        self._given(f"{name}.down", of_down, rank * num_in)
         by_base = self.new(n * num_in, 2)
         self.drop(gradient)
         if wide_input:  # added in place, where a residual's other users have sent theirs
@@ -370,29 +390,30 @@ class OrthoFit(_FitPass):
         self.trained.accumulate(name, gradient, num_weights)
 
 
+Loss = Callable[["_FitPass", Block], Block]
+
+
 def _fit(
     spec: ModelSpec,
     work: Workload,
     memory: Allocator,
     kind: type[_FitPass],
     num_trained: int,
-    *,
-    with_private: bool,
+    losses: Sequence[tuple[int, int, Loss]],
 ) -> None:
-    """`transform.training.minimise`: AdamW's moments in one block, then steps of one piece or two."""
+    """`transform.training.minimise`: AdamW's moments in one block, then steps; `losses` are a step's pieces:
+    sequences, their length, and what is asked of them."""
     moments = memory.hold(2 * 4 * num_trained, MOMENTS)
     trained = Trained(memory, 4)
     for _ in range(NUM_STEPS):
-        _piece(kind(spec, work, memory, batch=WINDOWS_PER_STEP, length=work.context), trained, _kl_loss)
-        if with_private:
-            batch = min(TEXTS_PER_STEP, work.num_texts)
-            _piece(kind(spec, work, memory, batch=batch, length=work.context), trained, _nll_loss)
+        for batch, length, loss in losses:
+            _piece(kind(spec, work, memory, batch=batch, length=length), trained, loss)
         memory.drop(*trained.gradients.values())
         trained.gradients.clear()
     memory.drop(moments)
 
 
-def _piece(run: _FitPass, trained: Trained, loss: Callable[[_FitPass, Block], Block]) -> None:
+def _piece(run: _FitPass, trained: Trained, loss: Loss) -> None:
     """One piece of a step, forward and back. `loss` takes the hidden states and gives their gradient."""
     run.trained, run.training, run.recording = trained, True, True
     spec, num_values = run.spec, run.num_positions * run.spec.hidden_size
@@ -452,15 +473,15 @@ def _log_softmaxes(run: _FitPass, rows: int) -> tuple[Block, Block]:
     return logs[0], logs[1]
 
 
-def _nll_loss(run: _FitPass, hidden: Block) -> Block:
+def _nll_loss(run: _FitPass, hidden: Block, *, logit_rows: int) -> Block:
     """`numerics.likelihood._ChunkNll`: each chunk's gradient is taken while its logits are there."""
     spec, d = run.spec, run.spec.hidden_size
     counted = run.batch * (run.length - 1)
     picked = run.new(counted * d, 4)
     head = run.new(spec.vocab_size * d, 2, LOGITS)
     kept, held = [], []
-    for start in range(0, counted, NLL_ROWS):
-        rows = min(NLL_ROWS, counted - start)
+    for start in range(0, counted, logit_rows):
+        rows = min(logit_rows, counted - start)
         targets = run.new(rows * d, 4)
         run.drop(*held)
         held = [targets]
