@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sixgig.memory.ladder import Fallbacks
 from sixgig.transform import training
-from sixgig.transform.thrift import MAX_PIECES, Thrift, TrainingMoves
+from sixgig.transform.thrift import Thrift, TrainingMoves
 from sixgig.transform.training import Schedule, minimise
 from sixgig.units import MIB
 
@@ -67,13 +67,13 @@ def test_it_is_the_last_move_and_none_on_a_cpu() -> None:
     def losses_at(step: int, num_pieces: int) -> list[Callable[[], Tensor]]:
         return [lambda: torch.zeros(())] * min(num_pieces, 2)
 
-    def moves(device: str) -> list[Thrift]:
+    def moves(device: str, moments_bytes: int = MIB) -> list[Thrift]:
         found, thrift = [], Thrift()
         while True:
             lower = next(
                 (
                     lower
-                    for move in TrainingMoves(losses_at, torch.device(device)).all()
+                    for move in TrainingMoves(losses_at, torch.device(device), moments_bytes).all()
                     if (lower := move.lower(thrift)) is not None
                 ),
                 None,
@@ -86,7 +86,7 @@ def test_it_is_the_last_move_and_none_on_a_cpu() -> None:
     assert on_a_card[-1] == Thrift(num_pieces=2, logit_rows=64, recompute=True, offload=True)
     assert [one.offload for one in on_a_card[:-1]] == [False] * (len(on_a_card) - 1)
     assert not any(one.offload for one in moves("cpu"))
-    assert MAX_PIECES >= 2
+    assert not any(one.offload for one in moves("cuda", moments_bytes=2**50)), "more than any machine has"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..hardware import probe
 from ..load.loaded import LoadedModel
 from ..memory.ladder import Move
 from ..numerics.likelihood import default_chunk_rows
@@ -20,6 +21,8 @@ Losses = Callable[[int, int], Iterable[Callable[[], Tensor]]]  # (step, number o
 
 MAX_PIECES = 256  # a step cut finer than this holds single sequences in any use here
 FEWER_LOGIT_ROWS = (256, 64)  # held at a time, when memory has run out with single sequences
+
+FREE_SHARE = 0.8  # of the processor's free memory, which moments may take at most
 
 _recompute: ContextVar[bool] = ContextVar("recompute", default=False)
 
@@ -40,9 +43,9 @@ class Thrift:
 class TrainingMoves:
     """What a step of training can give up, in order. `step` is the one at hand."""
 
-    def __init__(self, losses_at: Losses, device: torch.device) -> None:
+    def __init__(self, losses_at: Losses, device: torch.device, moments_bytes: int) -> None:
         self.step = 0
-        self._losses_at, self._device = losses_at, device
+        self._losses_at, self._device, self._moments_bytes = losses_at, device, moments_bytes
 
     def all(self) -> list[Move[Thrift]]:
         return [
@@ -67,8 +70,11 @@ class TrainingMoves:
         ]
 
     def _offloaded(self, thrift: Thrift) -> Thrift | None:
-        is_elsewhere = self._device.type != "cpu"
-        return replace(thrift, offload=True) if is_elsewhere and not thrift.offload else None
+        if thrift.offload or self._device.type == "cpu":
+            return None
+        # A system that has promised more memory than it has ends a process without a word.
+        is_free = self._moments_bytes < FREE_SHARE * probe().ram_available_bytes
+        return replace(thrift, offload=True) if is_free else None
 
     def _more_pieces(self, thrift: Thrift) -> Thrift | None:
         now, finest = (len([*self._losses_at(self.step, n)]) for n in (thrift.num_pieces, MAX_PIECES))

@@ -80,7 +80,8 @@ def minimise(
     """
     device = parameters[0].device
     fallbacks = fallbacks or Fallbacks(announce, device=device)
-    moves = TrainingMoves(losses_at, device)
+    moments_bytes = 2 * sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    moves = TrainingMoves(losses_at, device, moments_bytes)
     ladder = fallbacks.ladder(
         what, Thrift(), moves.all(), todo="use a smaller model, shorter windows, or --device cpu"
     )
