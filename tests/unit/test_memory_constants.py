@@ -10,7 +10,7 @@ from traced_memory import PROGRAMS
 
 from sixgig.layers import packed_linear
 from sixgig.memory import Splitting
-from sixgig.memory.simulation import LOGIT_ROWS, backward, operations, programs, splitting, weights
+from sixgig.memory.simulation import LOGIT_ROWS, backward, fits, operations, programs, weights
 from sixgig.numerics.likelihood import default_chunk_rows
 from sixgig.numerics.pack import packed_row_bytes
 from sixgig.transform.distil import kl_divergence_sum
@@ -29,7 +29,7 @@ def test_a_simulated_split_has_the_codes_own_settings() -> None:
     assert settings.fit_windows_per_step == planned.windows_per_step
     assert settings.fit_texts_per_step == planned.texts_per_step
     assert OrthoConfig().rank == planned.rank
-    assert inspect.signature(kl_divergence_sum).parameters["chunk_rows"].default == splitting.KL_ROWS
+    assert inspect.signature(kl_divergence_sum).parameters["chunk_rows"].default == fits.KL_ROWS
 
 
 def test_the_simulated_programs_are_sized_like_the_measured_ones() -> None:
