@@ -1,0 +1,1 @@
+"""Running a model token by token: decoders with a static cache, and the loop that drives them."""
