@@ -1,0 +1,2 @@
+"""Triton kernels for decoding, each beside its plain twin in `numerics`; imported only where Triton is
+there."""

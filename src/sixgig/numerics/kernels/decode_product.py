@@ -1,0 +1,274 @@
+"""y = x (Base + alpha (S + U V))^T for 1 to 16 rows of activations, straight from packed codes, in one
+launch.
+
+Of the launch's programs the first `num_helpers` work on the Ortho part, and leave at once where alpha is 0:
+they multiply rows of V and slots of S with the activations and put the results into scratch memory. All
+others share the Base: `split` programs for each block of rows, each with its share of the columns. The
+program of a block that finishes last adds up what the others left, in fixed order, waits for the helpers,
+adds alpha times their part, and writes. So no sum depends on which program was quicker, and alpha = 0 and 1
+are the same launch: alpha is read from device memory, and a captured graph need not be captured again.
+
+The wait cannot hang: helpers have the lowest program numbers, so that they have started before any program
+that waits for them, and they wait for nobody.
+
+What comes before and after a product in a Llama-like decoder is in the launch too:
+- the input may lack its RMSNorm's factor, which is one number a row and can as well multiply the result; it
+  is made from sums of squares that the launch before left (one for each of its blocks of rows);
+- "residual": y is added to the residual stream h; h times the next norm's gain is what the next launch reads;
+- "swiglu": rows 2i and 2i + 1 are gate and up of one channel, and silu(gate) * up is written.
+
+Legend: M rows of activations (at most 16), O out features, I in features.
+"""
+
+# Triton's functions are compiled from source: no postponed annotations and no type hints beyond constexpr.
+import triton
+import triton.language as tl
+
+from .codes import centred, grid, plane, product_of_tiles
+
+
+@triton.jit
+def _base_share(
+    x_ptr, words_ptr, grids_ptr, rows, row_mask, first_block, last_block, num_in, num_out, num_rows,
+    BITS: tl.constexpr, GROUP: tl.constexpr, BLOCK_O: tl.constexpr, DTYPE: tl.constexpr, SLOTS: tl.constexpr,
+    EVEN_I: tl.constexpr, EVEN_O: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """The Base times x over blocks of columns [first_block, last_block): fp32 [BLOCK_O, SLOTS]."""
+    WIDTH: tl.constexpr = 64 if BITS == 4 or BITS == 8 else 32
+    PARTS: tl.constexpr = 3 if BITS == 3 else 4 if BITS == 8 else 1
+    PLANES: tl.constexpr = 16 if BITS == 3 else 8 if BITS == 2 else 4
+    GROUPS: tl.constexpr = PLANES * WIDTH // GROUP
+    word = tl.arange(0, WIDTH)
+    m = tl.arange(0, SLOTS)
+    total = tl.zeros((BLOCK_O, SLOTS), tl.float32)
+    for block in tl.range(first_block, last_block, num_stages=STAGES):
+        at = words_ptr + (block * PARTS * num_out + rows[:, None]) * WIDTH + word[None, :]
+        first = _load_rows(at, row_mask, EVEN_O)
+        second = first
+        third = first
+        if BITS == 3:
+            second = _load_rows(at + num_out * WIDTH, row_mask, EVEN_O)
+            third = _load_rows(at + 2 * num_out * WIDTH, row_mask, EVEN_O)
+        for group in tl.static_range(GROUPS):
+            grids_at = grids_ptr + (block * GROUPS + group) * num_out + rows
+            packed = tl.load(grids_at) if EVEN_O else tl.load(grids_at, mask=row_mask, other=0)
+            scale, offset = grid(packed, DTYPE)
+            product = tl.zeros((BLOCK_O, SLOTS), tl.float32)
+            for index in tl.static_range(PLANES // GROUPS):
+                if BITS == 8:
+                    part = group * (PLANES // GROUPS) + index
+                    codes = _load_rows(at + part * num_out * WIDTH, row_mask, EVEN_O)
+                    steps = (codes.to(tl.float32) - offset.to(tl.float32)[:, None]).to(DTYPE)
+                else:
+                    codes = plane(first, second, third, group * (PLANES // GROUPS) + index, BITS, DTYPE)
+                    steps = centred(codes, offset, DTYPE)
+                column = (block * PLANES + group * (PLANES // GROUPS) + index) * WIDTH + word
+                wanted = m[None, :] < num_rows
+                if not EVEN_I:
+                    wanted = wanted & (column[:, None] < num_in)
+                x = tl.load(x_ptr + m[None, :] * num_in + column[:, None], mask=wanted, other=0.0)
+                product = product_of_tiles(steps, x, product)
+            total += product * scale[:, None]
+    return total
+
+
+@triton.jit
+def _load_rows(at, row_mask, EVEN_O: tl.constexpr):
+    if EVEN_O:
+        return tl.load(at)
+    return tl.load(at, mask=row_mask[:, None], other=0)
+
+
+@triton.jit
+def _inner_share(
+    x_ptr, down_ptr, inner_ptr, task, rank, num_in, num_rows,
+    SLICE: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """One row of V times the activations over one slice of the columns, into inner[slice, 16, rank]."""
+    component = task % rank
+    part = task // rank
+    m = tl.arange(0, ROWS)
+    sums = tl.zeros((ROWS,), tl.float32)
+    for start in range(part * SLICE, min(part * SLICE + SLICE, num_in), CHUNK):
+        column = start + tl.arange(0, CHUNK)
+        inside = column < num_in
+        v = tl.load(down_ptr + component * num_in + column, mask=inside, other=0.0).to(tl.float32)
+        at = x_ptr + m[:, None] * num_in + column[None, :]
+        x = tl.load(at, mask=inside[None, :] & (m[:, None] < num_rows), other=0.0).to(tl.float32)
+        sums += tl.sum(x * v[None, :], axis=1)
+    tl.store(inner_ptr + (part * 16 + m) * rank + component, sums)
+
+
+@triton.jit
+def _sparse_share(
+    x_ptr, columns_ptr, values_ptr, kept_ptr, tile, num_slots, num_in, num_rows,
+    TILE: tl.constexpr, ENTRIES: tl.constexpr,
+):  # fmt: skip
+    """TILE slots of S, each with ENTRIES entries of one row, times the activations, into kept[M, slots]."""
+    slot = tile * TILE + tl.arange(0, TILE)
+    entry = slot[:, None] * ENTRIES + tl.arange(0, ENTRIES)[None, :]
+    column = tl.load(columns_ptr + entry).to(tl.int32)
+    value = tl.load(values_ptr + entry).to(tl.float32)
+    for m in range(num_rows):
+        x = tl.load(x_ptr + m * num_in + column).to(tl.float32)
+        tl.store(kept_ptr + m * num_slots + slot, tl.sum(value * x, axis=1))
+
+
+@triton.jit
+def _ortho_sum(
+    inner_ptr, up_ptr, kept_ptr, starts_ptr, segment_ptr, row_block, rows, row_mask,
+    rank, num_slots, num_rows,
+    RANK: tl.constexpr, NUM_SLICES: tl.constexpr, HAS_SPARSE: tl.constexpr, BLOCK_O: tl.constexpr,
+    SLOTS: tl.constexpr,
+):  # fmt: skip
+    """What the helpers left for one block of rows: (S + U V) x, fp32 [BLOCK_O, SLOTS]."""
+    m = tl.arange(0, SLOTS)
+    total = tl.zeros((BLOCK_O, SLOTS), tl.float32)
+    if RANK > 0:
+        r = tl.arange(0, RANK)
+        segment = tl.load(segment_ptr + row_block)
+        inner = tl.zeros((RANK, SLOTS), tl.float32)
+        for part in tl.static_range(NUM_SLICES):
+            inner_at = inner_ptr + (part * 16 + m[None, :]) * rank + segment + r[:, None]
+            inner += tl.load(inner_at, mask=m[None, :] < num_rows, other=0.0, cache_modifier=".cg")
+        up = tl.load(up_ptr + rows[:, None] * RANK + r[None, :], mask=row_mask[:, None], other=0.0)
+        total = tl.dot(up.to(tl.float32), inner, total, input_precision="tf32")
+    if HAS_SPARSE:
+        first = tl.load(starts_ptr + rows, mask=row_mask, other=0)
+        last = tl.load(starts_ptr + rows + 1, mask=row_mask, other=0)
+        for start in range(0, tl.max(last - first), 16):
+            slot = first[:, None] + start + tl.arange(0, 16)[None, :]
+            for row in range(num_rows):
+                kept_at = kept_ptr + row * num_slots + slot
+                kept = tl.load(kept_at, mask=slot < last[:, None], other=0.0, cache_modifier=".cg")
+                total += tl.where(m[None, :] == row, tl.sum(kept, axis=1)[:, None], 0.0)
+    return total
+
+
+@triton.jit
+def _await_helpers(done_ptr, num_helpers, num_row_blocks):
+    """Returns when all helpers are done; the last block to pass sets both counters back to 0."""
+    while tl.atomic_add(done_ptr, 0, sem="acquire") < num_helpers:
+        pass
+    if tl.atomic_add(done_ptr + 1, 1, sem="acq_rel") == num_row_blocks - 1:
+        tl.store(done_ptr + 1, 0)
+        tl.store(done_ptr, 0)
+
+
+@triton.jit
+def _write(
+    y, out_ptr, row_block, rows, row_mask, num_out, num_rows, residual_ptr, gain_ptr, squares_ptr,
+    EPILOGUE: tl.constexpr, DTYPE: tl.constexpr, BLOCK_O: tl.constexpr, SLOTS: tl.constexpr,
+):  # fmt: skip
+    """Rounds where transformers' own layers round: after the product, after each further operation."""
+    m = tl.arange(0, SLOTS)
+    wanted = row_mask[:, None] & (m[None, :] < num_rows)
+    if EPILOGUE == "swiglu":
+        pairs = tl.permute(tl.reshape(y.to(DTYPE), (BLOCK_O // 2, 2, SLOTS)), (0, 2, 1))
+        gate, up = tl.split(pairs)
+        gate = gate.to(tl.float32)
+        silu = (gate / (1.0 + tl.exp(-gate))).to(DTYPE)
+        channel = row_block * (BLOCK_O // 2) + tl.arange(0, BLOCK_O // 2)
+        inside = (channel[:, None] < num_out // 2) & (m[None, :] < num_rows)
+        at = out_ptr + m[None, :] * (num_out // 2) + channel[:, None]
+        tl.store(at, (silu.to(tl.float32) * up.to(tl.float32)).to(DTYPE), mask=inside)
+    elif EPILOGUE == "residual":
+        at = m[None, :] * num_out + rows[:, None]
+        before = tl.load(residual_ptr + at, mask=wanted, other=0.0).to(tl.float32)
+        after = (before + y.to(DTYPE).to(tl.float32)).to(DTYPE).to(tl.float32)
+        tl.store(residual_ptr + at, after.to(DTYPE), mask=wanted)
+        gain = tl.load(gain_ptr + rows, mask=row_mask, other=0.0).to(tl.float32)
+        tl.store(out_ptr + at, (after * gain[:, None]).to(DTYPE), mask=wanted)
+        squares = tl.sum(tl.where(wanted, after * after, 0.0), axis=0)
+        tl.store(squares_ptr + row_block * 16 + m, squares)
+    else:
+        at = out_ptr + m[None, :] * num_out + rows[:, None]
+        tl.store(at, y.to(out_ptr.dtype.element_ty), mask=wanted)
+
+
+@triton.jit
+def _inverse_rms(squares_ptr, num_parts, num_in, eps, PARTS: tl.constexpr, SLOTS: tl.constexpr):
+    """1 / sqrt(mean square + eps) of each row of activations, [SLOTS], from the sums that its makers left."""
+    part = tl.arange(0, PARTS)
+    m = tl.arange(0, SLOTS)
+    at = squares_ptr + part[:, None] * 16 + m[None, :]
+    squares = tl.sum(tl.load(at, mask=part[:, None] < num_parts, other=0.0), axis=0)
+    return 1.0 / tl.sqrt_rn(squares / num_in + eps)
+
+
+@triton.jit
+def decode_product_kernel(
+    x_ptr, words_ptr, grids_ptr, out_ptr, num_in, num_out, num_rows, num_blocks,
+    partial_ptr, counters_ptr,
+    norm_ptr, num_norm_parts, eps,
+    residual_ptr, gain_ptr, squares_ptr,
+    alpha_ptr, num_helpers, rank, down_ptr, up_ptr, segment_ptr, inner_ptr,
+    num_slots, starts_ptr, columns_ptr, values_ptr, kept_ptr,
+    BITS: tl.constexpr, GROUP: tl.constexpr, DTYPE: tl.constexpr, SLOTS: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK_O: tl.constexpr, SPLIT: tl.constexpr, STAGES: tl.constexpr,
+    EVEN_I: tl.constexpr, EVEN_O: tl.constexpr, EPILOGUE: tl.constexpr, NORM_PARTS: tl.constexpr,
+    HAS_ORTHO: tl.constexpr, RANK: tl.constexpr, SLICE: tl.constexpr, NUM_SLICES: tl.constexpr,
+    CHUNK: tl.constexpr, HAS_SPARSE: tl.constexpr, TILE: tl.constexpr, ENTRIES: tl.constexpr,
+):  # fmt: skip
+    """See the module. Counters: one a block of rows, then helpers done, then blocks past the wait; all 0."""
+    program = tl.program_id(0)
+    num_row_blocks = tl.cdiv(num_out, BLOCK_O)
+    alpha = 0.0
+    if HAS_ORTHO:
+        alpha = tl.load(alpha_ptr)
+        is_helper = program < num_helpers
+        program -= num_helpers
+    else:
+        is_helper = False
+    row_block = program // SPLIT
+    share = program % SPLIT
+    first_block = share * num_blocks // SPLIT
+    last_block = (share + 1) * num_blocks // SPLIT
+    if is_helper:
+        if alpha != 0.0:
+            helper = program + num_helpers
+            for task in range(helper, rank * NUM_SLICES, num_helpers):
+                _inner_share(x_ptr, down_ptr, inner_ptr, task, rank, num_in, num_rows, SLICE, CHUNK, ROWS)
+            if HAS_SPARSE:
+                for tile in range(helper, num_slots // TILE, num_helpers):
+                    _sparse_share(
+                        x_ptr, columns_ptr, values_ptr, kept_ptr, tile, num_slots, num_in, num_rows,
+                        TILE, ENTRIES,
+                    )  # fmt: skip
+            tl.debug_barrier()  # every thread's results are written before the program counts as done
+            tl.atomic_add(counters_ptr + num_row_blocks, 1, sem="release")
+    else:
+        rows = row_block * BLOCK_O + tl.arange(0, BLOCK_O)
+        row_mask = rows < num_out
+        y = _base_share(
+            x_ptr, words_ptr, grids_ptr, rows, row_mask, first_block, last_block, num_in, num_out, num_rows,
+            BITS, GROUP, BLOCK_O, DTYPE, SLOTS, EVEN_I, EVEN_O, STAGES,
+        )  # fmt: skip
+        is_last = True
+        if SPLIT > 1:
+            m = tl.arange(0, SLOTS)
+            o = tl.arange(0, BLOCK_O)
+            at = partial_ptr + (row_block * SPLIT * 16 + m[None, :]) * BLOCK_O + o[:, None]
+            wanted = (m[None, :] < num_rows) & (o[:, None] >= 0)
+            tl.store(at + share * 16 * BLOCK_O, y, mask=wanted)
+            tl.debug_barrier()  # every thread's sums are written before the program counts as done
+            is_last = tl.atomic_add(counters_ptr + row_block, 1, sem="acq_rel") == SPLIT - 1
+            if is_last:
+                tl.store(counters_ptr + row_block, 0)
+                y = tl.zeros((BLOCK_O, SLOTS), tl.float32)
+                for part in tl.static_range(SPLIT):
+                    y += tl.load(at + part * 16 * BLOCK_O, mask=wanted, other=0.0, cache_modifier=".cg")
+        if is_last:
+            if HAS_ORTHO:
+                if alpha != 0.0:
+                    _await_helpers(counters_ptr + num_row_blocks, num_helpers, num_row_blocks)
+                    y += alpha * _ortho_sum(
+                        inner_ptr, up_ptr, kept_ptr, starts_ptr, segment_ptr, row_block, rows, row_mask,
+                        rank, num_slots, num_rows, RANK, NUM_SLICES, HAS_SPARSE, BLOCK_O, SLOTS,
+                    )  # fmt: skip
+            if NORM_PARTS > 0:
+                y *= _inverse_rms(norm_ptr, num_norm_parts, num_in, eps, NORM_PARTS, SLOTS)[None, :]
+            _write(
+                y, out_ptr, row_block, rows, row_mask, num_out, num_rows, residual_ptr, gain_ptr, squares_ptr,
+                EPILOGUE, DTYPE, BLOCK_O, SLOTS,
+            )  # fmt: skip
