@@ -66,7 +66,7 @@ def sign_again(split: Path) -> None:
         if part == "base":
             digest = file_entries(split / part, ["base.json"])["base.json"]["sha256"]
             edit(split / "ortho" / "ortho.json", base_sha256=digest)
-    files = file_entries(split, ["config.json"])
+    files = file_entries(split, ["config.json", "split.safetensors.index.json"])
     for part in ("base", "ortho"):
         entries = file_entries(split / part, [path.name for path in (split / part).iterdir()])
         files |= {f"{part}/{name}": entry for name, entry in entries.items()}

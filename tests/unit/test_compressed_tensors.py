@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from artifact_tools import parts, saved
+from packaging.version import Version
 from tiny_model import tiny_folder
 
 from sixgig.layers.split_linear import split_layers
 from sixgig.load.artifact import open_base, save_split
 from sixgig.load.packed_base import base_form, base_layer, encode_base, quantization_config
-from sixgig.numerics.quantize import dequantize, quantize_rtn
+from sixgig.numerics.quantize import Quantized, centred_codes, dequantize, quantize_rtn
 
 IDS = torch.arange(5, 25)[None]
 PLAIN = """
@@ -40,6 +42,14 @@ def logits(network: torch.nn.Module) -> torch.Tensor:
         return network(IDS).logits
 
 
+def as_loaded(base: Quantized, dtype: torch.dtype) -> torch.Tensor:
+    """What transformers makes of a layer: ours; before 5.23, computed in `dtype` from scales rounded to it."""
+    if Version(transformers.__version__) >= Version("5.23"):
+        return dequantize(base, dtype)
+    scales_OI = base.scales_OG.to(dtype).repeat_interleave(base.group_size, dim=1)
+    return centred_codes(base).to(dtype) * scales_OI[:, : base.codes_OI.shape[1]]
+
+
 # Widths are 24 and 40: groups of 8 divide both, groups of 16 and 7 leave a shorter one at the end.
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("group_size", [8, 16, 7])
@@ -51,9 +61,9 @@ def test_transformers_alone_loads_the_same_weights(
     bases, _ = parts(tmp_path / "model", bits=bits, group_size=group_size)
     network, own = plain(split / "base", dtype), open_base(split / "base", dtype=dtype).network
     for name, base in bases.items():
-        assert torch.equal(network.get_submodule(name).weight, dequantize(base, dtype))
+        assert torch.equal(network.get_submodule(name).weight, as_loaded(base, dtype))
     step = torch.finfo(dtype).eps
-    torch.testing.assert_close(logits(network), logits(own), rtol=0, atol=4 * step)
+    torch.testing.assert_close(logits(network), logits(own), rtol=0, atol=8 * step)
 
 
 def test_a_process_without_sixgig_gets_the_same_logits(tmp_path: Path) -> None:

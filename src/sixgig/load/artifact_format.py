@@ -1,7 +1,9 @@
 """How a split is laid out on disk: names, schemas, and what its lists of layers may say.
 
     DIR/manifest.json           sieve, claim, data seen, sizes, SHA-256 of every file; written last
-    DIR/config.json             what `import sixgig.integrations` lets transformers open the whole split by
+    DIR/config.json             of a method that transformers knows after `import sixgig.integrations`
+    DIR/split.safetensors.index.json    which file of base/ holds which tensor. Transformers alone looks for no
+                                file of that name, so it refuses DIR instead of running random weights
     DIR/base/                   a compressed-tensors model folder: config.json, model.safetensors (or shards
                                 with model.safetensors.index.json), tokenizer; see `packed_base`
     DIR/base/base.json          each layer's shape, and the list of base/'s files
@@ -24,7 +26,7 @@ from .ortho_adapter import OrthoLayer
 from .packed_base import BaseLayer
 
 MANIFEST, MANIFEST_SCHEMA = "manifest.json", "sixgig.split/2"
-CONFIG, QUANT_METHOD = "config.json", "sixgig"
+CONFIG, SPLIT_INDEX, QUANT_METHOD = "config.json", "split.safetensors.index.json", "sixgig"
 BASE, BASE_LIST, BASE_SCHEMA = "base", "base.json", "sixgig.base/2"
 ORTHO, ORTHO_LIST, ORTHO_SCHEMA = "ortho", "ortho.json", "sixgig.ortho/2"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..errors import IntegrityError
 from ..files import read_json
@@ -25,6 +26,7 @@ from .artifact_format import (
     ORTHO,
     ORTHO_LIST,
     ORTHO_SCHEMA,
+    SPLIT_INDEX,
     base_layers_from_json,
 )
 from .container import (
@@ -73,7 +75,7 @@ def open_base(
     layers = checked_base_layers(folder)
     form, tensors = base_form(layers), ModelTensors(folder)
     network = empty_network(folder, weight_bytes=sum(path.stat().st_size for path in tensors.paths))
-    _check_layers(network, layers, folder)
+    check_layers(network, layers, folder)
     others = whole_tensors(network)
     tensors.require(_base_specs(layers, form, others, tensors))
     device = torch.device(device)
@@ -127,9 +129,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def check_manifest(folder: Path, with_ortho: bool) -> None:
     """The config and the lists of both parts by digest; manifest and lists must name the same files."""
     entries = entries_of(read_manifest(folder), folder / MANIFEST)
-    if CONFIG not in entries:
-        raise IntegrityError(f"the manifest does not name {CONFIG}", where=str(folder / MANIFEST))
-    verify_file(folder, CONFIG, entries[CONFIG])
+    for name in (CONFIG, SPLIT_INDEX):
+        if name not in entries:
+            raise IntegrityError(f"the manifest does not name {name}", where=str(folder / MANIFEST))
+        verify_file(folder, name, entries[name])
     parts = ((BASE, BASE_LIST, BASE_SCHEMA), (ORTHO, ORTHO_LIST, ORTHO_SCHEMA))
     for part, list_name, schema in parts[: 1 + with_ortho]:
         if part == ORTHO and f"{ORTHO}/{ORTHO_LIST}" not in entries:
@@ -167,7 +170,7 @@ def _check_configs(folder: Path, layers: Mapping[str, BaseLayer]) -> None:
             )
 
 
-def _check_layers(network: Any, layers: dict[str, BaseLayer], folder: Path) -> None:
+def check_layers(network: Any, layers: dict[str, BaseLayer], folder: Path) -> None:
     wanted = {name: tuple(layer.weight.shape) for name, layer in linear_layers(network).items()}
     found = {name: (layer.num_out, layer.num_in) for name, layer in layers.items()}
     wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
@@ -201,7 +204,7 @@ def _shape_of(module: SplitLinear) -> BaseLayer:
     )
 
 
-def put_module(network: Any, name: str, module: SplitLinear) -> None:
+def put_module(network: Any, name: str, module: nn.Module) -> None:
     owner, _, leaf = name.rpartition(".")
     setattr(network.get_submodule(owner), leaf, module)
 

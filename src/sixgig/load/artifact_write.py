@@ -26,7 +26,7 @@ from ..errors import InputError
 from ..files import atomic_path, require_free_space, sweep_orphans, write_json
 from ..layers.split_linear import OrthoPart
 from ..numerics.quantize import Quantized
-from .artifact_format import BASE, CONFIG, MANIFEST, MANIFEST_SCHEMA, ORTHO, QUANT_METHOD
+from .artifact_format import BASE, CONFIG, MANIFEST, MANIFEST_SCHEMA, ORTHO, QUANT_METHOD, SPLIT_INDEX
 from .base_writer import BaseWriter, plain_config, present, require_layers, same_layers
 from .container import ModelTensors, file_entries
 from .ortho_writer import OrthoWriter, require_factor_bits
@@ -95,9 +95,13 @@ def save_split(
 def finish_split(
     split: Path, base: BaseWriter, manifest: Mapping[str, Any], fidelities: Sequence[str]
 ) -> SplitSizes:
-    """Writes config.json and manifest.json of a split whose parts are finished; call last."""
+    """Writes what lies beside the parts of a split when both are finished; call last."""
     config = plain_config(split / BASE) | {"quantization_config": {"quant_method": QUANT_METHOD}}
     write_json(split / CONFIG, config)
+    tensors = ModelTensors(split / BASE)
+    placed = {name: f"{BASE}/{tensors.file_name(name)}" for name in sorted(tensors.names)}
+    total_bytes = sum(tensors.num_bytes(name) for name in tensors.names)
+    write_json(split / SPLIT_INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": placed})
     sizes = _sizes(split, base)
     write_json(split / MANIFEST, _manifest(split, manifest, sizes, fidelities))
     return sizes
@@ -179,7 +183,7 @@ def _manifest(
         "fidelities": list(fidelities),
     }
     assert not facts.keys() & {*added, "files"}
-    files = file_entries(split, [CONFIG])
+    files = file_entries(split, [CONFIG, SPLIT_INDEX])
     for part in (BASE, ORTHO):
         if (split / part).is_dir():
             entries = file_entries(split / part, [path.name for path in (split / part).iterdir()])

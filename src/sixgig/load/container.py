@@ -132,7 +132,7 @@ class TensorFile:
             self._handle = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
             raise self._fault("not a safetensors file", str(error)) from error
-        self.names = frozenset(self._handle.keys())
+        self.names, self.name = frozenset(self._handle.keys()), path.name
 
     def require(self, specs: TensorSpecs) -> None:
         """All of `specs`, nothing else, each of its shape and type; looks at the header alone."""
@@ -208,6 +208,9 @@ class ModelTensors:
 
     def dtype(self, name: str) -> torch.dtype:
         return self._file(name).dtype(name)
+
+    def file_name(self, name: str) -> str:
+        return self._file(name).name
 
     def get(self, name: str) -> Tensor:
         """Raises IntegrityError when there is no such tensor, NumericalError for NaN or Inf."""
