@@ -43,7 +43,7 @@ def logits(network: torch.nn.Module) -> torch.Tensor:
 
 
 def as_loaded(base: Quantized, dtype: torch.dtype) -> torch.Tensor:
-    """What transformers makes of a layer: ours; before 5.23, computed in `dtype` from scales rounded to it."""
+    """What transformers makes of a layer: ours; before 5.23, from scales rounded to `dtype`."""
     if Version(transformers.__version__) >= Version("5.23"):
         return dequantize(base, dtype)
     scales_OI = base.scales_OG.to(dtype).repeat_interleave(base.group_size, dim=1)

@@ -2,8 +2,8 @@
 
     DIR/manifest.json           sieve, claim, data seen, sizes, SHA-256 of every file; written last
     DIR/config.json             of a method that transformers knows after `import sixgig.integrations`
-    DIR/split.safetensors.index.json    which file of base/ holds which tensor. Transformers alone looks for no
-                                file of that name, so it refuses DIR instead of running random weights
+    DIR/split.safetensors.index.json    which file of base/ holds which tensor. Transformers alone looks for
+                                no file of that name, so it refuses DIR instead of running random weights
     DIR/base/                   a compressed-tensors model folder: config.json, model.safetensors (or shards
                                 with model.safetensors.index.json), tokenizer; see `packed_base`
     DIR/base/base.json          each layer's shape, and the list of base/'s files
