@@ -18,14 +18,14 @@ from sixgig.numerics.sparse import keep_top_k
 
 
 def parts(
-    folder: Path, *, bits: int = 4, rank: int = 3, kept: int = 7
+    folder: Path, *, bits: int = 4, group_size: int = 8, rank: int = 3, kept: int = 7
 ) -> tuple[dict[str, Quantized], dict[str, OrthoPart]]:
     """A round-to-nearest Base of every linear layer, and a random Ortho part."""
     bases, orthos = {}, {}
     generator = torch.Generator().manual_seed(0)
     for name, layer in linear_layers(load(folder).network).items():
         weight_OI = layer.weight.detach()
-        bases[name] = quantize_rtn(weight_OI, bits=bits, group_size=16)
+        bases[name] = quantize_rtn(weight_OI, bits=bits, group_size=group_size)
         num_out, num_in = weight_OI.shape
         orthos[name] = OrthoPart(
             up_Or=torch.randn(num_out, rank, generator=generator),
@@ -35,11 +35,13 @@ def parts(
     return bases, orthos
 
 
-def saved(folder: Path, *, seed: int = 0, factor_bits: int = 8, tied: bool = True) -> tuple[Path, SplitSizes]:
-    """`folder`/split of the model in `folder`/model."""
+def saved(
+    folder: Path, *, seed: int = 0, factor_bits: int = 16, tied: bool = True, **sizes: int
+) -> tuple[Path, SplitSizes]:
+    """`folder`/split of the model in `folder`/model; `sizes` as in `parts`."""
     model = tiny_folder(folder / "model", seed=seed, tied=tied)
-    bases, orthos = parts(model)
-    sizes = save_split(
+    bases, orthos = parts(model, **sizes)
+    found = save_split(
         folder / "split",
         loaded_folder=model,
         bases=bases,
@@ -47,7 +49,7 @@ def saved(folder: Path, *, seed: int = 0, factor_bits: int = 8, tied: bool = Tru
         manifest={"sieve": {"name": "none"}},
         factor_bits=factor_bits,
     )
-    return folder / "split", sizes
+    return folder / "split", found
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -64,7 +66,7 @@ def sign_again(split: Path) -> None:
         if part == "base":
             digest = file_entries(split / part, ["base.json"])["base.json"]["sha256"]
             edit(split / "ortho" / "ortho.json", base_sha256=digest)
-    files = {}
+    files = file_entries(split, ["config.json", "split.safetensors.index.json"])
     for part in ("base", "ortho"):
         entries = file_entries(split / part, [path.name for path in (split / part).iterdir()])
         files |= {f"{part}/{name}": entry for name, entry in entries.items()}

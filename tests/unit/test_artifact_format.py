@@ -14,15 +14,15 @@ from tiny_model import tiny_folder
 
 from sixgig.errors import IntegrityError, NumericalError, SixgigError
 from sixgig.layers.split_linear import OrthoPart
-from sixgig.load.artifact_format import (
-    base_layer,
-    decode_base,
-    decode_ortho,
-    encode_base,
-    encode_ortho,
+from sixgig.load.container import ModelTensors, layer_reader
+from sixgig.load.ortho_adapter import (
+    decode_factors,
+    decode_sparse,
+    encode_factors,
+    encode_sparse,
     ortho_layer,
 )
-from sixgig.load.container import ModelTensors, layer_reader
+from sixgig.load.packed_base import BaseForm, base_layer, decode_base, encode_base
 from sixgig.numerics.quantize import quantize_rtn
 from sixgig.numerics.sparse import keep_top_k
 
@@ -37,13 +37,23 @@ def form(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[tuple[int, ...], t
     return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
 
 
-@given(SIDES, SIDES, st.sampled_from([2, 3, 4, 8]), st.integers(1, 40), st.integers(0, 99))
-@settings(deadline=None, max_examples=60)
-def test_a_base_comes_back_exactly(num_out: int, num_in: int, bits: int, group_size: int, seed: int) -> None:
+@given(
+    SIDES,
+    SIDES,
+    st.sampled_from([2, 3, 4, 8]),
+    st.integers(1, 40),
+    st.sampled_from(["group", "block"]),
+    st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=80)
+def test_a_base_comes_back_exactly(
+    num_out: int, num_in: int, bits: int, group_size: int, strategy: str, seed: int
+) -> None:
     base = quantize_rtn(drawn(num_out, num_in, seed), bits=bits, group_size=group_size)
-    tensors = encode_base("layer", base)
-    assert form(tensors) == base_layer(base).specs("layer")
-    again = decode_base("layer", base_layer(base), tensors.__getitem__)
+    stored = BaseForm(strategy=strategy, is_uniform=True)
+    tensors = encode_base("layer", base, stored)
+    assert form(tensors) == stored.specs("layer", base_layer(base))
+    again = decode_base("layer", base_layer(base), stored, tensors.__getitem__)
     assert torch.equal(again.codes_OI, base.codes_OI)
     assert torch.equal(again.scales_OG, base.scales_OG)
     assert torch.equal(again.zeros_OG, base.zeros_OG)
@@ -62,17 +72,21 @@ def test_an_ortho_part_comes_back_as_rounded(
         sparse=None if kept is None else keep_top_k(weight_OI, weight_OI.abs(), kept),
     )
     base = base_layer(quantize_rtn(weight_OI, bits=4, group_size=8))
-    tensors = encode_ortho("layer", ortho, factor_bits)
-    assert form(tensors) == ortho_layer(ortho).specs("layer", base, factor_bits)
-    assert 8 * sum(tensor.nbytes for tensor in tensors.values()) == ortho.storage_bits(factor_bits)
-    again = decode_ortho("layer", ortho_layer(ortho), base, factor_bits, tensors.__getitem__)
+    layer = ortho_layer(ortho)
+    factors = encode_factors("layer", ortho, factor_bits)
+    kept_tensors = encode_sparse("layer", ortho.sparse) if ortho.sparse else {}
+    assert form(factors) == layer.factor_specs("layer", base, factor_bits)
+    assert form(kept_tensors) == layer.sparse_specs("layer", base)
+    stored = [*factors.values(), *kept_tensors.values()]
+    assert 8 * sum(tensor.nbytes for tensor in stored) == ortho.storage_bits(factor_bits)
+    up_Or, down_rI = decode_factors("layer", layer, base, factor_bits, factors.__getitem__)
     step = 1 / 127 if factor_bits == 8 else 1e-3
-    torch.testing.assert_close(again.up_Or, ortho.up_Or, rtol=0, atol=5 * step)
-    torch.testing.assert_close(again.down_rI, ortho.down_rI, rtol=0, atol=5 * step)
+    torch.testing.assert_close(up_Or, ortho.up_Or, rtol=0, atol=5 * step)
+    torch.testing.assert_close(down_rI, ortho.down_rI, rtol=0, atol=5 * step)
     if ortho.sparse is not None:
-        assert again.sparse is not None
-        assert torch.equal(again.sparse.positions_k, ortho.sparse.positions_k)
-        torch.testing.assert_close(again.sparse.values_k, ortho.sparse.values_k, rtol=1e-3, atol=1e-3)
+        again = decode_sparse("layer", base, kept_tensors.__getitem__)
+        assert torch.equal(again.positions_k, ortho.sparse.positions_k)
+        torch.testing.assert_close(again.values_k, ortho.sparse.values_k, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("num_in", [2**16, 2**16 + 1])
@@ -80,18 +94,16 @@ def test_columns_beyond_16_bits_are_kept(num_in: int) -> None:
     weight_OI = torch.zeros(2, num_in)
     weight_OI[0, -1], weight_OI[1, num_in // 2 + 5] = 1.0, 2.0
     sparse = keep_top_k(weight_OI, weight_OI, 2)
-    ortho = OrthoPart(up_Or=torch.zeros(2, 0), down_rI=torch.zeros(0, num_in), sparse=sparse)
-    tensors = encode_ortho("layer", ortho, 8)
     base = base_layer(quantize_rtn(weight_OI, bits=4, group_size=64))
-    again = decode_ortho("layer", ortho_layer(ortho), base, 8, tensors.__getitem__)
+    again = decode_sparse("layer", base, encode_sparse("layer", sparse).__getitem__)
     assert torch.equal(again.dense(), weight_OI)
 
 
 def test_values_that_16_bits_cannot_hold_are_refused() -> None:
     ortho = OrthoPart(up_Or=torch.full((3, 1), 1e6), down_rI=torch.ones(1, 4))
-    with pytest.raises(NumericalError, match=r"layer\.up"):
-        encode_ortho("layer", ortho, 16)
-    encode_ortho("layer", ortho, 8)
+    with pytest.raises(NumericalError, match=r"layer\.lora_B"):
+        encode_factors("layer", ortho, 16)
+    encode_factors("layer", ortho, 8)
 
 
 def sharded(folder: Path) -> Path:

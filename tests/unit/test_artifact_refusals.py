@@ -65,11 +65,11 @@ def test_every_damaged_file_is_named(original: Path, tmp_path: Path, harm: str) 
 
 
 def test_the_base_alone_checks_its_own_files(split: Path) -> None:
-    path = split / "base" / "base.safetensors"
+    path = split / "base" / "model.safetensors"
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(content)
-    with pytest.raises(IntegrityError, match=r"altered file: base\.safetensors"):
+    with pytest.raises(IntegrityError, match=r"altered file: model\.safetensors"):
         open_base(split / "base")
 
 
@@ -92,7 +92,7 @@ def test_ortho_may_be_absent_only_when_it_is_not_asked_for(split: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "base/base.json", "ortho/ortho.json"])
-@pytest.mark.parametrize("schema", ["sixgig.split/2", "other", 7, None])
+@pytest.mark.parametrize("schema", ["sixgig.base/1", "sixgig.split/1", "sixgig.ortho/1", "other", 7, None])
 def test_a_foreign_schema_is_refused(split: Path, name: str, schema: object) -> None:
     path = split / name
     content = json.loads(path.read_text())
@@ -107,7 +107,15 @@ def test_a_folder_that_is_no_split_is_told_so(tmp_path: Path) -> None:
         open_split(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["base/base.safetensors", "base/tokenizer.json", "ortho/ortho.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "base/model.safetensors",
+        "base/tokenizer.json",
+        "ortho/adapter_model.safetensors",
+        "ortho/sparse.safetensors",
+    ],
+)
 def test_links_are_refused(split: Path, tmp_path: Path, name: str) -> None:
     path = split / name
     shutil.move(path, tmp_path / "outside")
@@ -223,47 +231,113 @@ def _crowd(tensors: dict[str, torch.Tensor]) -> None:
     tensors[layer_tensor(tensors, ".row_offsets")][1:] = len(columns)
 
 
+BASE, ADAPTER, SPARSE = (
+    "base/model.safetensors",
+    "ortho/adapter_model.safetensors",
+    "ortho/sparse.safetensors",
+)
+
+
 @pytest.mark.parametrize(
-    ("part", "change"),
+    ("name", "change"),
     [
-        ("base", _drop(".packed")),
-        ("base", _drop("norm.weight")),
-        ("base", _reshape(".scales")),
-        ("base", _retype(".packed")),
-        ("base", _fill(".scales", 0.0)),
-        ("ortho", _drop(".up")),
-        ("ortho", _reshape(".down")),
-        ("ortho", _retype(".up")),
-        ("ortho", _fill(".row_offsets", 99)),
-        ("ortho", _fill(".row_offsets", -1)),
-        ("ortho", _fill(".columns", 60000)),
-        ("ortho", _crowd),
+        (BASE, _drop(".weight_packed")),
+        (BASE, _drop("norm.weight")),
+        (BASE, _reshape(".weight_scale")),
+        (BASE, _reshape(".weight_zero_point")),
+        (BASE, _retype(".weight_packed")),
+        (BASE, _fill(".weight_scale", 0.0)),
+        (BASE, _fill(".weight_scale", 1.0001)),  # more digits than 16 bits have
+        (BASE, _fill(".weight_shape", 25)),
+        (ADAPTER, _drop("lora_B.weight")),
+        (ADAPTER, _reshape("lora_A.weight")),
+        (ADAPTER, _retype("lora_B.weight")),
+        (SPARSE, _drop(".values")),
+        (SPARSE, _fill(".row_offsets", 99)),
+        (SPARSE, _fill(".row_offsets", -1)),
+        (SPARSE, _fill(".columns", 60000)),
+        (SPARSE, _crowd),
     ],
 )
 def test_tensors_of_another_form_are_refused(
-    split: Path, part: str, change: Callable[[dict[str, torch.Tensor]], None]
+    split: Path, name: str, change: Callable[[dict[str, torch.Tensor]], None]
 ) -> None:
-    change_tensors(split / part / f"{part}.safetensors", change)
+    change_tensors(split / name, change)
     sign_again(split)
     with pytest.raises(IntegrityError):
         open_split(split)
 
 
 @pytest.mark.parametrize(
-    ("part", "ending"),
+    ("name", "ending"),
     [
-        ("base", "norm.weight"),
-        ("base", ".scales"),
-        ("base", "embed_tokens.weight"),
-        ("ortho", ".values"),
-        ("ortho", ".up_scales"),
+        (BASE, "norm.weight"),
+        (BASE, ".weight_scale"),
+        (BASE, "embed_tokens.weight"),
+        (ADAPTER, "lora_A.weight"),
+        (SPARSE, ".values"),
     ],
 )
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_nan_is_named_by_tensor(split: Path, part: str, ending: str, value: float) -> None:
-    change_tensors(split / part / f"{part}.safetensors", _fill(ending, value))
+def test_nan_is_named_by_tensor(split: Path, name: str, ending: str, value: float) -> None:
+    change_tensors(split / name, _fill(ending, value))
     sign_again(split)
     with pytest.raises(NumericalError, match=ending.replace(".", r"\.")):
+        open_split(split)
+
+
+@pytest.mark.parametrize("change", [_drop(".up"), _reshape(".down"), _retype(".up")])
+def test_eight_bit_factors_of_another_form_are_refused(
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], None]
+) -> None:
+    split, _ = saved(tmp_path, factor_bits=8)
+    change_tensors(split / "ortho" / "factors.safetensors", change)
+    sign_again(split)
+    with pytest.raises(IntegrityError):
+        open_split(split)
+
+
+def test_nan_in_a_factor_scale_is_named(tmp_path: Path) -> None:
+    split, _ = saved(tmp_path, factor_bits=8)
+    change_tensors(split / "ortho" / "factors.safetensors", _fill(".up_scales", float("nan")))
+    sign_again(split)
+    with pytest.raises(NumericalError, match=r"\.up_scales"):
+        open_split(split)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_a_zero_point_out_of_range_is_refused(tmp_path: Path, bits: int) -> None:
+    split, _ = saved(tmp_path, bits=bits, group_size=7)
+    change_tensors(split / BASE, _fill(".weight_zero_point", 2 ** (bits - 1)))
+    sign_again(split)
+    with pytest.raises(IntegrityError, match="zero point"):
+        open_split(split)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"quant_method": "sixgig"},
+        {"dequantize": False},
+        {"ignore": []},
+        {"format": "dense"},
+        {"config_groups": {}},
+    ],
+)
+def test_a_config_that_says_other_numbers_than_the_list_is_refused(split: Path, changes: dict) -> None:
+    path = split / "base" / "config.json"
+    said = json.loads(path.read_text())["quantization_config"]
+    edit(path, quantization_config={**said, **changes})
+    sign_again(split)
+    with pytest.raises(IntegrityError, match="not the config of a Base"):
+        open_base(split / "base")
+
+
+@pytest.mark.parametrize("changes", [{"lora_alpha": 4}, {"r": 2}, {"target_modules": ["q_proj"]}])
+def test_an_adapter_config_that_says_another_alpha_is_refused(split: Path, changes: dict) -> None:
+    edit(split / "ortho" / "adapter_config.json", **changes)
+    sign_again(split)
+    with pytest.raises(IntegrityError, match=r"adapter_config\.json"):
         open_split(split)
 
 
@@ -291,7 +365,7 @@ def test_impossible_forms_of_a_layer_are_refused(split: Path, part: str, layer: 
 
 
 def test_a_file_that_is_no_safetensors_is_refused(split: Path) -> None:
-    (split / "ortho" / "ortho.safetensors").write_bytes(b"\x80\x04pickle")
+    (split / "ortho" / "sparse.safetensors").write_bytes(b"\x80\x04pickle")
     sign_again(split)
     with pytest.raises(IntegrityError, match="not a safetensors file"):
         open_split(split)

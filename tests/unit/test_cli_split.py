@@ -122,7 +122,7 @@ def test_other_sieves_split_too(place: Path, tmp_path: Path, sieve: str) -> None
         rtn = tmp_path / "rtn"
         assert run(words) == 0
         assert run(arguments(place, rtn, "--sieve", sieve, "--bits", "3")) == 0
-        name = "base/base.safetensors"
+        name = "base/model.safetensors"
         assert (again / name).read_bytes() == (rtn / name).read_bytes()
     set_alpha(whole.network, 1.0)
     assert torch.isfinite(logits(whole)).all()
@@ -131,7 +131,7 @@ def test_other_sieves_split_too(place: Path, tmp_path: Path, sieve: str) -> None
 def test_the_same_seed_gives_the_same_parts(place: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         assert run(arguments(place, tmp_path / name, "--seed", "3")) == 0
-    for part in ("base/base.safetensors", "ortho/ortho.safetensors"):
+    for part in ("base/model.safetensors", "ortho/adapter_model.safetensors"):
         assert (tmp_path / "a" / part).read_bytes() == (tmp_path / "b" / part).read_bytes()
 
 

@@ -6,35 +6,31 @@ built without weights and filled tensor by tensor, so that at no time more than 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..errors import IntegrityError
-from ..files import read_json, sha256_file
+from ..files import read_json
 from ..layers.split_linear import AlphaSwitch, SplitLinear, split_layers
 from .artifact_format import (
     BASE,
     BASE_LIST,
     BASE_SCHEMA,
-    BASE_TENSORS,
-    FACTOR_BITS,
+    CONFIG,
     MANIFEST,
     MANIFEST_SCHEMA,
     ORTHO,
     ORTHO_LIST,
     ORTHO_SCHEMA,
-    ORTHO_TENSORS,
-    QUANT_METHOD,
-    BaseLayer,
+    SPLIT_INDEX,
     base_layers_from_json,
-    decode_base,
-    decode_ortho,
-    ortho_layers_from_json,
 )
 from .container import (
-    TensorFile,
+    ModelTensors,
     TensorSpecs,
     entries_of,
     own_folder,
@@ -43,6 +39,8 @@ from .container import (
     verify_listed,
 )
 from .loaded import LoadedModel, linear_layers
+from .ortho_reader import read_ortho
+from .packed_base import BaseForm, BaseLayer, base_form, decode_base, quantization_config
 from .skeleton import empty_network, put_parameter, whole_tensors
 
 
@@ -51,20 +49,22 @@ def open_split(
     *,
     device: torch.device | str = "cpu",
     with_ortho: bool = True,
+    fidelity: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> LoadedModel:
     """The model of a split, its switch at alpha = 0; `layers.split_linear.set_alpha` turns it.
 
-    `dtype` is that of embedding, norms and activations. With `with_ortho=False` nothing of ortho/ is read,
-    and it may be absent.
+    `dtype` is that of embedding, norms and activations. `fidelity` is "lora" for U V alone, "compact" for
+    U V + S, or None for the best there is. With `with_ortho=False` nothing of ortho/ is read, and it may be
+    absent.
     Raises:
         IntegrityError: a file or tensor is missing, altered, of another form, or of another Base.
         NumericalError: NaN or Inf in a tensor. InputError: a config that is not accepted.
     """
-    _check_manifest(folder, with_ortho)
+    check_manifest(folder, with_ortho)
     loaded = open_base(own_folder(folder, BASE), device=device, dtype=dtype)
     if with_ortho:
-        attach_ortho(loaded, own_folder(folder, ORTHO))
+        attach_ortho(loaded, own_folder(folder, ORTHO), fidelity=fidelity)
     return loaded
 
 
@@ -72,56 +72,39 @@ def open_base(
     folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> LoadedModel:
     """The Base alone, from its own folder and nothing else. Raises as `open_split`."""
-    listing = read_schema(folder, BASE_LIST, BASE_SCHEMA)
-    verify_listed(folder, BASE_LIST, entries_of(listing, folder / BASE_LIST))
-    layers = base_layers_from_json(listing, folder / BASE_LIST)
-    _check_configs(folder)
-    file = TensorFile(_required(folder, BASE_TENSORS, listing))
-    network = empty_network(folder, weight_bytes=(folder / BASE_TENSORS).stat().st_size)
-    _check_layers(network, layers, folder)
+    layers = checked_base_layers(folder)
+    form, tensors = base_form(layers), ModelTensors(folder)
+    network = empty_network(folder, weight_bytes=sum(path.stat().st_size for path in tensors.paths))
+    check_layers(network, layers, folder)
     others = whole_tensors(network)
-    file.require(_base_specs(layers, others, file))
+    tensors.require(_base_specs(layers, form, others, tensors))
     device = torch.device(device)
     switch, biases = AlphaSwitch(), {f"{name}.bias" for name in layers}
     for name, layer in layers.items():
-        bias = file.get(f"{name}.bias").to(dtype) if f"{name}.bias" in others else None
-        split = SplitLinear(decode_base(name, layer, file.get), bias, switch)
-        _put_module(network, name, split.to(device))
+        bias = tensors.get(f"{name}.bias").to(dtype) if f"{name}.bias" in others else None
+        split = SplitLinear(decode_base(name, layer, form, tensors.get), bias, switch)
+        put_module(network, name, split.to(device))
     for name in others.keys() - biases:
-        put_parameter(network, name, file.get(name).to(device, dtype))
+        put_parameter(network, name, tensors.get(name).to(device, dtype))
     network.tie_weights()
     network.to(device).requires_grad_(False)
     return LoadedModel(network=network, tokenizer=_tokenizer(network, folder), folder=folder, device=device)
 
 
-def attach_ortho(loaded: LoadedModel, folder: Path) -> None:
+def checked_base_layers(folder: Path) -> dict[str, BaseLayer]:
+    """The layers of a base/ whose files are all there, unaltered, and whose config says the same of them."""
+    listing = read_schema(folder, BASE_LIST, BASE_SCHEMA)
+    verify_listed(folder, BASE_LIST, entries_of(listing, folder / BASE_LIST))
+    layers = base_layers_from_json(listing, folder / BASE_LIST)
+    _check_configs(folder, layers)
+    return layers
+
+
+def attach_ortho(loaded: LoadedModel, folder: Path, *, fidelity: str | None = None) -> None:
     """Attaches the Ortho part in `folder` to an opened Base; raises IntegrityError where it is another's."""
-    listing = read_schema(folder, ORTHO_LIST, ORTHO_SCHEMA)
-    base_sha256 = sha256_file(loaded.folder / BASE_LIST)
-    if listing.get("base_sha256") != base_sha256:
-        raise IntegrityError(
-            "this Ortho part belongs to another Base",
-            expected=f"the Base {listing.get('base_sha256')!r}"[:100],
-            received=f"the Base {base_sha256}",
-            where=str(folder),
-            todo="open it with the Base that it was split from",
-        )
-    verify_listed(folder, ORTHO_LIST, entries_of(listing, folder / ORTHO_LIST))
-    where, factor_bits = folder / ORTHO_LIST, listing.get("factor_bits")
-    if factor_bits not in FACTOR_BITS:
-        raise IntegrityError("unknown factor width", received=f"{factor_bits!r}"[:100], where=str(where))
-    layers = ortho_layers_from_json(listing, where)
     modules = dict(split_layers(loaded.network))
-    if layers.keys() != modules.keys():
-        raise IntegrityError("the Ortho part has other layers than the Base", where=str(where))
     shapes = {name: _shape_of(module) for name, module in modules.items()}
-    file = TensorFile(_required(folder, ORTHO_TENSORS, listing))
-    specs: dict[str, Any] = {}
-    for name, layer in layers.items():
-        specs |= layer.specs(name, shapes[name], factor_bits)
-    file.require(specs)
-    for name, layer in layers.items():
-        ortho = decode_ortho(name, layer, shapes[name], factor_bits, file.get)
+    for name, ortho in read_ortho(folder, loaded.folder, shapes, fidelity=fidelity).items():
         modules[name].attach(ortho)
         modules[name].to(loaded.device)
 
@@ -143,9 +126,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return read_schema(folder, MANIFEST, MANIFEST_SCHEMA)
 
 
-def _check_manifest(folder: Path, with_ortho: bool) -> None:
-    """The lists of both parts by digest, and that the manifest names the same files as they do."""
+def check_manifest(folder: Path, with_ortho: bool) -> None:
+    """The config and the lists of both parts by digest; manifest and lists must name the same files."""
     entries = entries_of(read_manifest(folder), folder / MANIFEST)
+    for name in (CONFIG, SPLIT_INDEX):
+        if name not in entries:
+            raise IntegrityError(f"the manifest does not name {name}", where=str(folder / MANIFEST))
+        verify_file(folder, name, entries[name])
     parts = ((BASE, BASE_LIST, BASE_SCHEMA), (ORTHO, ORTHO_LIST, ORTHO_SCHEMA))
     for part, list_name, schema in parts[: 1 + with_ortho]:
         if part == ORTHO and f"{ORTHO}/{ORTHO_LIST}" not in entries:
@@ -165,24 +152,25 @@ def _check_manifest(folder: Path, with_ortho: bool) -> None:
             raise IntegrityError(f"manifest and {list_name} name different files", where=str(folder))
 
 
-def _check_configs(folder: Path) -> None:
-    for name in ("config.json", "tokenizer_config.json"):
+def _check_configs(folder: Path, layers: Mapping[str, BaseLayer]) -> None:
+    for name in (CONFIG, "tokenizer_config.json"):
         config = read_json(folder / name, max_bytes=2**24) if (folder / name).exists() else {}
         if not isinstance(config, dict) or config.get("auto_map"):
             raise IntegrityError(
                 f"{name} asks for code of its own (auto_map), and a model folder's code is never run",
                 where=str(folder / name),
             )
-        quantised = config.get("quantization_config")
-        if name == "config.json" and (
-            not isinstance(quantised, dict) or quantised.get("quant_method") != QUANT_METHOD
-        ):
+        if name == CONFIG and config.get("quantization_config") != quantization_config(layers):
+            # Other tools go by this one, so both must describe the same numbers.
             raise IntegrityError(
-                "not the config of a Base", expected=f"quant_method {QUANT_METHOD}", where=str(folder / name)
+                "not the config of a Base",
+                expected=f"a quantization_config that says what {BASE_LIST} says",
+                received=f"{config.get('quantization_config')!r}"[:100],
+                where=str(folder / name),
             )
 
 
-def _check_layers(network: Any, layers: dict[str, BaseLayer], folder: Path) -> None:
+def check_layers(network: Any, layers: dict[str, BaseLayer], folder: Path) -> None:
     wanted = {name: tuple(layer.weight.shape) for name, layer in linear_layers(network).items()}
     found = {name: (layer.num_out, layer.num_in) for name, layer in layers.items()}
     wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
@@ -196,21 +184,15 @@ def _check_layers(network: Any, layers: dict[str, BaseLayer], folder: Path) -> N
 
 
 def _base_specs(
-    layers: dict[str, BaseLayer], others: dict[str, tuple[int, ...]], file: TensorFile
+    layers: dict[str, BaseLayer], form: BaseForm, others: dict[str, tuple[int, ...]], file: ModelTensors
 ) -> TensorSpecs:
     specs: dict[str, Any] = {}
     for name, layer in layers.items():
-        specs |= layer.specs(name)
+        specs |= form.specs(name, layer)
     # Tensors that were not split keep the type they had in the model.
     for name, shape in others.items():
         specs[name] = (shape, file.dtype(name) if name in file.names else torch.float32)
     return specs
-
-
-def _required(folder: Path, name: str, listing: dict[str, Any]) -> Path:
-    if name not in listing["files"]:
-        raise IntegrityError(f"missing file: {name}", where=str(folder), todo="get the whole folder again")
-    return folder / name
 
 
 def _shape_of(module: SplitLinear) -> BaseLayer:
@@ -222,7 +204,7 @@ def _shape_of(module: SplitLinear) -> BaseLayer:
     )
 
 
-def _put_module(network: Any, name: str, module: SplitLinear) -> None:
+def put_module(network: Any, name: str, module: nn.Module) -> None:
     owner, _, leaf = name.rpartition(".")
     setattr(network.get_submodule(owner), leaf, module)
 

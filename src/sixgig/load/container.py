@@ -132,7 +132,7 @@ class TensorFile:
             self._handle = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
             raise self._fault("not a safetensors file", str(error)) from error
-        self.names = frozenset(self._handle.keys())
+        self.names, self.name = frozenset(self._handle.keys()), path.name
 
     def require(self, specs: TensorSpecs) -> None:
         """All of `specs`, nothing else, each of its shape and type; looks at the header alone."""
@@ -140,13 +140,17 @@ class TensorFile:
         if missing or extra:
             raise self._fault("tensors are missing or extra", f"missing {missing[:3]}, extra {extra[:3]}")
         for name, (shape, dtype) in specs.items():
-            found = self.shape(name)
-            if found != shape or self._dtype_name(name) != _DTYPE_NAMES[dtype]:
-                raise self._fault(
-                    f"tensor {name} has another form",
-                    f"{self._dtype_name(name)} {list(found)}",
-                    f"{_DTYPE_NAMES[dtype]} {list(shape)}",
-                )
+            self.require_form(name, shape, dtype)
+
+    def require_form(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        """One tensor of this shape and type. Raises IntegrityError."""
+        found = self.shape(name)
+        if found != shape or self._dtype_name(name) != _DTYPE_NAMES[dtype]:
+            raise self._fault(
+                f"tensor {name} has another form",
+                f"{self._dtype_name(name)} {list(found)}",
+                f"{_DTYPE_NAMES[dtype]} {list(shape)}",
+            )
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._handle.get_slice(name).get_shape())
@@ -183,9 +187,30 @@ class ModelTensors:
         self.paths = tuple(folder / name for name in _weight_files(folder))
         for path in self.paths:
             file = TensorFile(path)
+            twice = sorted(self._file_of.keys() & file.names)
+            if twice:
+                raise IntegrityError(f"tensor {twice[0]} is in two files", where=str(path))
             self._file_of |= dict.fromkeys(file.names, file)
         self.names = frozenset(self._file_of)
         self._folder = folder
+
+    def require(self, specs: TensorSpecs) -> None:
+        """All of `specs`, nothing else, each of its shape and type. Raises IntegrityError."""
+        missing, extra = sorted(specs.keys() - self.names), sorted(self.names - specs.keys())
+        if missing or extra:
+            raise IntegrityError(
+                "tensors are missing or extra",
+                received=f"missing {missing[:3]}, extra {extra[:3]}",
+                where=str(self._folder),
+            )
+        for name, (shape, dtype) in specs.items():
+            self._file(name).require_form(name, shape, dtype)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._file(name).dtype(name)
+
+    def file_name(self, name: str) -> str:
+        return self._file(name).name
 
     def get(self, name: str) -> Tensor:
         """Raises IntegrityError when there is no such tensor, NumericalError for NaN or Inf."""
@@ -195,7 +220,7 @@ class ModelTensors:
         return self._file(name).shape(name)
 
     def num_bytes(self, name: str) -> int:
-        return torch.Size(self.shape(name)).numel() * self._file(name).dtype(name).itemsize
+        return torch.Size(self.shape(name)).numel() * self.dtype(name).itemsize
 
     def _file(self, name: str) -> TensorFile:
         if name not in self._file_of:
@@ -255,4 +280,5 @@ _DTYPE_NAMES = {
     torch.int8: "I8",
     torch.uint16: "U16",
     torch.int32: "I32",
+    torch.int64: "I64",
 }

@@ -41,7 +41,7 @@ class SplitSettings:
     num_calibration_windows: int = 32
     sparse_share: float | None = None
     private_share: float = 0.5
-    factor_bits: int = 8
+    factor_bits: int = 16  # what PEFT reads; 8 halves the Ortho part, for sixgig alone
     fit_steps: int = 100
     fit_learning_rate: float = 5e-4
     fit_private_weight: float = 1.0
