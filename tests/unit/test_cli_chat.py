@@ -119,11 +119,11 @@ def test_without_a_template_only_raw_works(tmp_path: Path) -> None:
 
 def test_the_conversation_is_read_until_alpha_turns(split: Path) -> None:
     talk = Talk(open_split(split), max_new_tokens=4, temperature=0.0, raw=False, seed=0)
-    first = talk._ids("hello").shape[1]
+    first = len(talk._ids("hello"))
     talk.answer("hello")
-    assert talk._ids("hello").shape[1] > first
+    assert len(talk._ids("hello")) > first
     talk.turn(1.0)
-    assert talk._ids("hello").shape[1] == first
+    assert len(talk._ids("hello")) == first
 
 
 def test_control_characters_do_not_reach_the_terminal() -> None:
