@@ -18,14 +18,14 @@ from sixgig.numerics.sparse import keep_top_k
 
 
 def parts(
-    folder: Path, *, bits: int = 4, rank: int = 3, kept: int = 7
+    folder: Path, *, bits: int = 4, rank: int = 3, kept: int = 7, group_size: int = 16
 ) -> tuple[dict[str, Quantized], dict[str, OrthoPart]]:
     """A round-to-nearest Base of every linear layer, and a random Ortho part."""
     bases, orthos = {}, {}
     generator = torch.Generator().manual_seed(0)
     for name, layer in linear_layers(load(folder).network).items():
         weight_OI = layer.weight.detach()
-        bases[name] = quantize_rtn(weight_OI, bits=bits, group_size=16)
+        bases[name] = quantize_rtn(weight_OI, bits=bits, group_size=group_size)
         num_out, num_in = weight_OI.shape
         orthos[name] = OrthoPart(
             up_Or=torch.randn(num_out, rank, generator=generator),
