@@ -256,7 +256,7 @@ def test_unknown_kernels_and_types_are_refused() -> None:
     model = network()
     split_in_place(model)
     with pytest.raises(InputError, match="unknown kernels"):
-        make_decoder(loaded_of(model), context_tokens=64, kernels="fast")  # type: ignore[arg-type]
+        make_decoder(loaded_of(model), context_tokens=64, kernels="fast")
     with pytest.raises(InputError, match="float32"):
         pack_for_cpu(loaded_of(model))
 

@@ -52,9 +52,11 @@ class CpuLinear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = base.codes_OI.shape
         self.bits = base.bits
-        if reason := why_not_packed(self.in_features, base.group_size):
+        group_size = kernel_group(self.in_features, base.group_size)
+        if group_size is None:
+            reason = why_not_packed(self.in_features, base.group_size)
             raise InputError("a layer cannot be packed for the CPU", received=reason)
-        self.group_size = kernel_group(self.in_features, base.group_size)
+        self.group_size = group_size
         self.switch = AlphaSwitch() if switch is None else switch
         self.ortho = None if ortho is None else CpuOrtho(ortho)
         self._products = _nibble_products(base, self.group_size)

@@ -35,11 +35,12 @@ def stack_linears(layers: Sequence[nn.Module]) -> nn.Module:
             expected="nn.Linear throughout or SplitLinear throughout",
             received=", ".join(str(layer) for layer in layers),
         )
-    stacked = nn.Linear(dense[0].in_features, 1, bias=False, device="meta")
-    stacked.out_features = sum(layer.out_features for layer in dense)
+    rows = [layer.out_features for layer in dense]
+    bias = _stack_biases([layer.bias for layer in dense], rows)
+    stacked = nn.Linear(dense[0].in_features, sum(rows), bias=bias is not None, device="meta")
     stacked.weight = nn.Parameter(torch.cat([layer.weight for layer in dense]), requires_grad=False)
-    bias = _stack_biases([layer.bias for layer in dense], [layer.out_features for layer in dense])
-    stacked.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+    if bias is not None:
+        stacked.bias = nn.Parameter(bias, requires_grad=False)
     return stacked
 
 

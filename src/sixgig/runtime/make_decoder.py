@@ -7,7 +7,6 @@ On a CPU split layers run packed on torch's INT4 kernels, in the lean decoder wh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from torch import nn
 
@@ -21,7 +20,7 @@ from .lean_model import lean_model, why_not_lean
 from .network_decoder import NetworkDecoder, require_context
 from .pack_cpu import Packed, pack_for_cpu, packed_head, packed_or_itself, require_cpu_bf16, why_no_kernel
 
-Kernels = Literal["auto", "packed", "reference"]
+KERNELS = ("auto", "packed", "reference")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +33,7 @@ class Chosen:
 
 
 def make_decoder(
-    loaded: LoadedModel, *, context_tokens: int, kernels: Kernels = "auto", head_bits: int = 8
+    loaded: LoadedModel, *, context_tokens: int, kernels: str = "auto", head_bits: int = 8
 ) -> Chosen:
     """The decoder for `loaded`, which it takes over: packed layers leave the network.
 
@@ -43,10 +42,8 @@ def make_decoder(
     Raises InputError for an unknown choice, a context that the model does not have, or where `packed` is
     asked for and something stands against it.
     """
-    if kernels not in get_args(Kernels):
-        raise InputError(
-            "unknown kernels", expected=f"one of {', '.join(get_args(Kernels))}", received=kernels
-        )
+    if kernels not in KERNELS:
+        raise InputError("unknown kernels", expected=f"one of {', '.join(KERNELS)}", received=kernels)
     require_context(loaded.network.config, context_tokens)
     against = None if kernels == "reference" else why_not_packed_at_all(loaded)
     if kernels == "packed" and against is not None:
