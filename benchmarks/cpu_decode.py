@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from cpu_decode_figures import figures
+from sixgig.catalogue import EMBEDDED
 from sixgig.data.corpora import data_dir_from_environment, load_public_text, token_windows
 from sixgig.files import write_json
 from sixgig.hardware import probe
@@ -43,7 +44,7 @@ from sixgig.runtime.network_decoder import NetworkDecoder
 from sixgig.runtime.pack_cpu import pack_for_cpu, packed_head
 
 ROOT = Path(__file__).resolve().parent.parent
-AREA, SCHEMA, MODEL = "cpu-decode", "sixgig.receipt/1", "smollm2-135m-instruct"
+AREA, SCHEMA = "cpu-decode", "sixgig.receipt/1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ def main() -> None:
     arguments = parser.parse_args()
     chosen = Settings(num_threads=arguments.threads, num_rounds=arguments.rounds)
     settings = QUICK if arguments.quick else chosen
-    folder = arguments.model or model_folder(MODEL)
+    folder = arguments.model or model_folder(EMBEDDED)
     value = receipt(folder, settings, arguments.commit or _commit())
     path = arguments.out / f"{AREA}-{value['date']}.json"
     write_json(path, value)

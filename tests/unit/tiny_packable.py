@@ -35,6 +35,8 @@ def network(model_type: str = "llama", *, seed: int = 0, tied: bool = True, **ch
     for parameter in model.parameters():
         if parameter.dim() == 2:
             torch.nn.init.normal_(parameter, std=0.15)
+        else:  # norms whose weight is 1 would hide where they round
+            torch.nn.init.normal_(parameter, mean=parameter.mean().item(), std=0.2)
     return model.eval().requires_grad_(False)
 
 

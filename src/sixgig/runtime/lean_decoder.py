@@ -118,8 +118,8 @@ class LeanDecoder:
         return layer.down(F.silu(gate) * up)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        # torch computes it in fp32 and rounds before the weight, as transformers does.
-        return F.rms_norm(x, weight.shape, weight, self._model.norm_epsilon)
+        # transformers rounds before the weight; given the weight, torch's function would round after it.
+        return F.rms_norm(x, weight.shape, eps=self._model.norm_epsilon) * weight
 
 
 def _attend(query_NQH: Tensor, key_KTH: Tensor, value_KTH: Tensor, mask_NT: Tensor | None) -> Tensor:

@@ -1,7 +1,9 @@
 """A Decoder over any transformers network, split layers included: its own forward pass and static cache.
 
-It runs wherever the network runs, and its tokens are those of the network's `generate`. It is as slow as the
-network's Python; `lean_decoder.py` is the quicker one where the architecture allows it.
+It runs wherever the network runs, and its tokens are those of the network's `generate` on a static cache of
+the same length. (In bf16 attention over masked places may round otherwise than over none, so that near ties
+turn; in fp32 the default cache gives the same tokens.) It is as slow as the network's Python;
+`lean_decoder.py` is the quicker one where the architecture allows it.
 """
 
 from __future__ import annotations
