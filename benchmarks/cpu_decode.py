@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from sixgig.catalogue import EMBEDDED
 from sixgig.data.corpora import data_dir_from_environment, load_public_text, token_windows
 from sixgig.files import write_json
 from sixgig.hardware import probe
+from sixgig.layers.cpu_linear import CpuLinear
 from sixgig.layers.split_linear import AlphaSwitch, OrthoPart, SplitLinear
 from sixgig.load.fetch import model_folder
 from sixgig.load.loaded import LoadedModel, linear_layers, load
@@ -38,10 +39,9 @@ from sixgig.provenance import provenance
 from sixgig.runtime.decoder import Decoder
 from sixgig.runtime.generate import Generation
 from sixgig.runtime.lean_decoder import LeanDecoder
-from sixgig.runtime.lean_model import lean_model
-from sixgig.runtime.make_decoder import packed_decoder
+from sixgig.runtime.lean_model import LeanModel, lean_model
 from sixgig.runtime.network_decoder import NetworkDecoder
-from sixgig.runtime.pack_cpu import pack_for_cpu, packed_head
+from sixgig.runtime.pack_cpu import pack_for_cpu, packed_head, packed_or_itself
 
 ROOT = Path(__file__).resolve().parent.parent
 AREA, SCHEMA = "cpu-decode", "sixgig.receipt/1"
@@ -164,15 +164,18 @@ def one_answer(contender: Contender, prompt: list[int], new_tokens: int) -> dict
 
 def all_contenders(folder: Path, settings: Settings) -> dict[str, Contender]:
     """Dense and packed in the same lean loop; dense through transformers' modules and its `generate`."""
-    bf16 = load(folder, dtype=torch.bfloat16)
-    head8, head16, head4 = (_packed(folder, settings, head_bits) for head_bits in (8, 16, 4))
-    context = settings.context_tokens
+    bf16, context = load(folder, dtype=torch.bfloat16), settings.context_tokens
+    packed = packed_model(folder, settings)
+    heads = {bits: packed_head(bf16.network, bits) for bits in (8, 16, 4)}
+    by_head = {
+        bits: LeanDecoder(replace(packed, head=head), context_tokens=context) for bits, head in heads.items()
+    }
     return {
         "bf16": Contender(decoder=dense_decoder(bf16, context)),
-        "int4_alpha0": Contender(decoder=head8, alpha=0.0),
-        "int4_alpha1": Contender(decoder=head8, alpha=1.0),
-        "int4_alpha0_head16": Contender(decoder=head16, alpha=0.0),
-        "int4_alpha0_head4": Contender(decoder=head4, alpha=0.0),
+        "int4_alpha0": Contender(decoder=by_head[8], alpha=0.0),
+        "int4_alpha1": Contender(decoder=by_head[8], alpha=1.0),
+        "int4_alpha0_head16": Contender(decoder=by_head[16], alpha=0.0),
+        "int4_alpha0_head4": Contender(decoder=by_head[4], alpha=0.0),
         "fp16": Contender(decoder=dense_decoder(load(folder, dtype=torch.float16), context)),
         "bf16_modules": Contender(decoder=NetworkDecoder(bf16.network, context_tokens=context)),
         "bf16_generate": Contender(generate=_generate(bf16)),
@@ -185,7 +188,25 @@ def dense_decoder(loaded: LoadedModel, context_tokens: int) -> LeanDecoder:
     return LeanDecoder(model, context_tokens=context_tokens)
 
 
-def split_model(folder: Path, settings: Settings, dtype: torch.dtype) -> LoadedModel:
+def packed_model(folder: Path, settings: Settings) -> LeanModel:
+    """The split model, every layer of it packed: what is not would run under this one's name."""
+    loaded = split_model(folder, settings, torch.bfloat16)
+
+    def put(name: str, layer: nn.Module) -> nn.Module:
+        packed = packed_or_itself(layer)
+        if not isinstance(packed, CpuLinear):
+            raise SystemExit(f"{name} has no packed form, so there is nothing to measure")
+        return packed
+
+    head = loaded.network.get_output_embeddings()
+    return lean_model(
+        loaded.network, context_tokens=settings.context_tokens, put=put, head=head, release=True
+    )
+
+
+def split_model(
+    folder: Path, settings: Settings, dtype: torch.dtype, *, with_ortho: bool = True
+) -> LoadedModel:
     """The model with every linear layer rounded to the nearest, and an Ortho part of random numbers."""
     loaded = load(folder, dtype=dtype)
     switch, generator = AlphaSwitch(), torch.Generator().manual_seed(0)
@@ -193,7 +214,8 @@ def split_model(folder: Path, settings: Settings, dtype: torch.dtype) -> LoadedM
         owner, _, leaf = name.rpartition(".")
         base = quantize_rtn(layer.weight.float(), bits=settings.bits, group_size=settings.group_size)
         split = SplitLinear(base, layer.bias, switch)
-        split.attach(_random_ortho(layer, settings, generator))
+        if with_ortho:
+            split.attach(_random_ortho(layer, settings, generator))
         setattr(loaded.network.get_submodule(owner), leaf, split)
     return loaded
 
@@ -209,14 +231,6 @@ def _random_ortho(layer: nn.Linear, settings: Settings, generator: torch.Generat
             small * scores_OI, scores_OI, max(1, round(settings.sparse_share * scores_OI.numel()))
         ),
     )
-
-
-def _packed(folder: Path, settings: Settings, head_bits: int) -> Decoder:
-    loaded = split_model(folder, settings, torch.bfloat16)
-    chosen = packed_decoder(loaded, context_tokens=settings.context_tokens, head_bits=head_bits)
-    if chosen.notes:  # a receipt of something else would carry this one's name
-        raise SystemExit("; ".join(chosen.notes))
-    return chosen.decoder
 
 
 def _generate(loaded: LoadedModel) -> Callable[[list[int], int], float]:
@@ -243,19 +257,18 @@ def _generate(loaded: LoadedModel) -> Callable[[list[int], int], float]:
 
 def measured_quality(folder: Path, settings: Settings) -> dict[str, list[float]]:
     """Summed NLL of each window of public text: the Base in fp32, packed, and packed with smaller heads."""
-    reference = split_model(folder, settings, torch.float32)
+    loaded = split_model(folder, settings, torch.float32, with_ortho=False)
     text = load_public_text("test", data_dir=data_dir_from_environment()).text
-    windows = token_windows(np.asarray(reference.encode(text)), settings.window_tokens, settings.num_windows)
+    windows = token_windows(np.asarray(loaded.encode(text)), settings.window_tokens, settings.num_windows)
     ids_BT = torch.tensor(windows)
-    packed = split_model(folder, settings, torch.bfloat16)
-    heads = {f"head{bits}": packed_head(packed.network, bits) for bits in (16, 8, 4)}
-    pack_for_cpu(packed)
-    head = reference.network.get_output_embeddings()
-    return {
-        "num_targets": [settings.window_tokens - 1] * settings.num_windows,
-        "reference": [window_nll(reference, head, ids_T) for ids_T in ids_BT],
-        **{name: [window_nll(packed, head, ids_T) for ids_T in ids_BT] for name, head in heads.items()},
-    }
+    head = loaded.network.get_output_embeddings()
+    nlls = {"reference": [window_nll(loaded, head, ids_T) for ids_T in ids_BT]}
+    loaded.network.to(torch.bfloat16)
+    heads = {f"head{bits}": packed_head(loaded.network, bits) for bits in (16, 8, 4)}
+    pack_for_cpu(loaded)
+    for name, head in heads.items():
+        nlls[name] = [window_nll(loaded, head, ids_T) for ids_T in ids_BT]
+    return nlls | {"num_targets": [float(settings.window_tokens - 1)] * settings.num_windows}
 
 
 @torch.no_grad()

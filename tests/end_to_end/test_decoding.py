@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -45,13 +47,11 @@ def test_the_tokens_are_those_of_generate(dtype: torch.dtype) -> None:
     for prompt in PROMPTS:
         ids = loaded.encode(prompt)
         lean.reset()
-        assert list(Generation(lean, ids, max_new_tokens=NEW)) == by_generate(network, ids)
-        # In bf16 attention over a cache with masked places rounds otherwise, and near ties turn: the static
-        # cache is compared with a static one.
+        require_same(network, ids, by_generate(network, ids), Generation(lean, ids, max_new_tokens=NEW))
         static = StaticCache(network.config, max_cache_len=CONTEXT)
         expected = by_generate(network, ids, past_key_values=static)
         modules.reset()
-        assert list(Generation(modules, ids, max_new_tokens=NEW)) == expected
+        require_same(network, ids, expected, Generation(modules, ids, max_new_tokens=NEW))
 
 
 @pytest.mark.skipif(why_no_kernel() is not None, reason=why_no_kernel() or "")
@@ -63,8 +63,25 @@ def test_packed_layers_answer_alike_in_modules_and_stacked() -> None:
     for prompt in PROMPTS:
         ids = modules.encode(prompt)
         chosen.decoder.reset()
-        expected = by_generate(modules.network, ids)
-        assert list(Generation(chosen.decoder, ids, max_new_tokens=NEW)) == expected
+        found = Generation(chosen.decoder, ids, max_new_tokens=NEW)
+        require_same(modules.network, ids, by_generate(modules.network, ids), found)
+
+
+def require_same(network: Any, ids: list[int], expected: list[int], found: Iterable[int]) -> None:
+    """The same tokens. In bf16, where torch's attention rounds one row otherwise than three, up to a tie:
+    where they part, the network's own logits for the two are no further apart than two of their steps."""
+    found = list(found)
+    if found == expected:
+        return
+    assert network.dtype is torch.bfloat16
+    assert len(found) == len(expected)
+    parted = next(i for i, pair in enumerate(zip(expected, found, strict=True)) if pair[0] != pair[1])
+    with torch.no_grad():
+        logits_V = network(input_ids=torch.tensor([ids + expected[:parted]])).logits[0, -1].float()
+    one, other = logits_V[expected[parted]], logits_V[found[parted]]
+    step = 2.0 ** (math.floor(math.log2(float(logits_V.max()))) - 7)
+    assert abs(one - other) <= 2 * step
+    assert max(one, other) >= logits_V.max() - 2 * step
 
 
 def split_model() -> LoadedModel:
