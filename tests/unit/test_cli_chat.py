@@ -14,7 +14,9 @@ from sixgig.cli.chat import Talk, printable
 from sixgig.cli.main import run
 from sixgig.errors import InputError
 from sixgig.load.artifact import open_base, open_split, save_split
+from sixgig.runtime.pack_cpu import why_no_kernel
 
+needs_kernel = pytest.mark.skipif(why_no_kernel() is not None, reason=why_no_kernel() or "")
 SHORT = ("--max-new-tokens", "6", "--device", "cpu")
 
 
@@ -119,11 +121,66 @@ def test_without_a_template_only_raw_works(tmp_path: Path) -> None:
 
 def test_the_conversation_is_read_until_alpha_turns(split: Path) -> None:
     talk = Talk(open_split(split), max_new_tokens=4, temperature=0.0, raw=False, seed=0)
-    first = talk._ids("hello").shape[1]
+    first = len(talk._ids("hello"))
     talk.answer("hello")
-    assert talk._ids("hello").shape[1] > first
+    assert len(talk._ids("hello")) > first
     talk.turn(1.0)
-    assert talk._ids("hello").shape[1] == first
+    assert len(talk._ids("hello")) == first
+
+
+@pytest.fixture(scope="module")
+def packable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A split whose layers the INT4 kernel can hold."""
+    folder = tmp_path_factory.mktemp("packable")
+    model = tiny_folder(folder / "model", hidden_size=64, intermediate_size=96)
+    bases, orthos = parts(model, group_size=32)
+    split = folder / "split"
+    save_split(split, loaded_folder=model, bases=bases, orthos=orthos, manifest={}, factor_bits=8)
+    return split
+
+
+@needs_kernel
+def test_packed_layers_with_a_live_switch(
+    packable: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = "hello\n/alpha 0\nhello\n/alpha 1\nhello\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    assert run(["chat", str(packable), "--kernels", "packed", *SHORT]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith("INT4 kernels of torch (4-bit codes), bf16 activations, 8-bit head\n")
+    with_ortho = answered([str(packable), "--prompt", "hello"], capsys)
+    without = answered([str(packable / "base"), "--prompt", "hello"], capsys)
+    assert with_ortho != without
+    assert captured.out == with_ortho + without + with_ortho
+
+
+def test_the_reference_says_so_and_answers(packable: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = [str(packable), "--prompt", "hello", "--kernels", "reference"]
+    assert run(["chat", *arguments, *SHORT]) == 0
+    assert capsys.readouterr().err == "reference kernels: dense weights, float32 activations\n"
+
+
+def test_what_is_missing_is_said_once(split: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run(["chat", str(split), "--prompt", "hello", *SHORT]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("reference kernels")
+    assert len([line for line in lines if "slower" in line]) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--kernels", "fast"], "unknown kernels"),
+        (["--kernels", "packed"], "no layer fits the INT4 kernel"),
+        (["--top-p", "0"], "top-p out of range"),
+        (["--context-tokens", "20", "--prompt", "as long as the cache"], "--context-tokens"),
+    ],
+)
+def test_bad_choices(split: Path, capsys: pytest.CaptureFixture, more: list[str], words: str) -> None:
+    assert run(["chat", str(split), "--prompt", "x", *SHORT, *more]) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert captured.out == ""
 
 
 def test_control_characters_do_not_reach_the_terminal() -> None:

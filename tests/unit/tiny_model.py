@@ -15,8 +15,10 @@ TEMPLATE = (
 )
 
 
-def tiny_folder(folder: Path, *, seed: int = 0, tied: bool = True, template: bool = True) -> Path:
-    """Writes the model with random weights drawn from `seed`; returns `folder`."""
+def tiny_folder(
+    folder: Path, *, seed: int = 0, tied: bool = True, template: bool = True, **shape: int
+) -> Path:
+    """Writes the model with random weights drawn from `seed`; `shape` replaces sizes. Returns `folder`."""
     from safetensors.torch import save_file
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -24,8 +26,7 @@ def tiny_folder(folder: Path, *, seed: int = 0, tied: bool = True, template: boo
     tokenizer = _write_tokenizer(folder, template)
     config = LlamaConfig(
         vocab_size=tokenizer,
-        hidden_size=24,
-        intermediate_size=40,
+        **{"hidden_size": 24, "intermediate_size": 40, **shape},
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,

@@ -1,7 +1,7 @@
 """`sixgig chat`: talk to a split, and turn its switch while talking.
 
-First version: transformers' own generation, correct and not yet fast. Turning alpha forgets the conversation,
-since answers given with the memories in place would otherwise be read back without them.
+Turning alpha forgets the conversation, since answers given with the memories in place would otherwise be read
+back without them. What runs, packed kernels or the reference, is said in one line at the start.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -43,14 +43,41 @@ def chat(
     raw: Annotated[
         bool, typer.Option("--raw", help="Complete the text itself, without chat template.")
     ] = False,
+    top_p: Annotated[
+        float, typer.Option("--top-p", help="Sample among the fewest tokens of this probability together.")
+    ] = 1.0,
     seed: Annotated[int, typer.Option("--seed", help="Decides what is sampled.")] = 0,
+    context_tokens: Annotated[
+        int, typer.Option("--context-tokens", min=1, help="The longest conversation, answers included.")
+    ] = 2048,
+    kernels: Annotated[
+        str,
+        typer.Option(
+            "--kernels",
+            help="packed: compute on the packed codes; reference: on dense weights in fp32, slow; auto: "
+            "packed where it can be.",
+        ),
+    ] = "auto",
+    head_bits: Annotated[
+        int, typer.Option("--head-bits", help="Bits of the output head with packed kernels: 4, 8 or 16.")
+    ] = 8,
     device: Device = None,
 ) -> None:
     """Talk to a split model. While talking, /alpha 0 takes the memories out and /alpha 1 puts them back."""
     if alpha is not None:
         _finite(str(alpha))
-    loaded = _opened(folder, choose_device(device, probe()))
-    talk = Talk(loaded, max_new_tokens=max_new_tokens, temperature=temperature, raw=raw, seed=seed)
+    loaded = _opened(folder, choose_device(device, probe()), kernels)
+    talk = Talk(
+        loaded,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        raw=raw,
+        seed=seed,
+        context_tokens=context_tokens,
+        kernels=kernels,
+        head_bits=head_bits,
+    )
     talk.turn(alpha if alpha is not None else 1.0 if talk.has_ortho else 0.0)
     if prompt is not None:
         talk.answer(prompt)
@@ -64,29 +91,45 @@ class Talk:
     """One conversation with one model; `line` takes what a person typed and says whether to go on."""
 
     def __init__(
-        self, loaded: LoadedModel, *, max_new_tokens: int, temperature: float, raw: bool, seed: int
+        self,
+        loaded: LoadedModel,
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        raw: bool,
+        seed: int,
+        top_p: float = 1.0,
+        context_tokens: int = 2048,
+        kernels: str = "auto",
+        head_bits: int = 8,
     ) -> None:
+        """Takes `loaded` over: packed layers leave its network. Raises InputError as `make_decoder`."""
         import torch
 
         from ..layers.split_linear import split_layers
+        from ..runtime.generate import Sampling
+        from ..runtime.make_decoder import make_decoder
 
         if not raw and not getattr(loaded.tokenizer, "chat_template", None):
             raise InputError(
                 "this model has no chat template", where=str(loaded.folder), todo="complete text with --raw"
             )
-        torch.manual_seed(seed)
         self.has_ortho = any(layer.ortho is not None for _, layer in split_layers(loaded.network))
         self.alpha = 0.0
-        self._loaded, self._raw = loaded, raw
+        self._loaded, self._raw, self._max_new_tokens = loaded, raw, max_new_tokens
         self._history: list[dict[str, str]] = []
-        self._options = _options(loaded, max_new_tokens, temperature)
-        self._streamer = _streamer(loaded.tokenizer)
+        self._sampling = Sampling(temperature=temperature, top_p=top_p)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._stop_ids = _stop_ids(loaded)
+        context_tokens = min(context_tokens, loaded.network.config.max_position_embeddings)
+        chosen = make_decoder(loaded, context_tokens=context_tokens, kernels=kernels, head_bits=head_bits)
+        self._decoder = chosen.decoder
+        for line in (chosen.description, *chosen.notes):
+            say(line)
 
     def turn(self, alpha: float) -> None:
         """Sets the switch and forgets the conversation. Raises InputError where only the Base is here."""
-        from ..layers.split_linear import set_alpha
-
-        set_alpha(self._loaded.network, alpha)
+        self._decoder.set_alpha(alpha)
         self.alpha = alpha
         self._history.clear()
 
@@ -111,24 +154,30 @@ class Talk:
 
     def answer(self, text: str) -> str:
         """Streams the answer to stdout and returns it."""
-        import torch
+        from ..runtime.generate import Generation
+        from ..runtime.text_stream import stream_text
 
-        ids_BT = self._ids(text)
-        with torch.no_grad():
-            output_BT = self._loaded.network.generate(
-                input_ids=ids_BT,
-                attention_mask=torch.ones_like(ids_BT),
-                generation_config=self._options,
-                streamer=self._streamer,
-            )
-        answer = self._loaded.tokenizer.decode(output_BT[0, ids_BT.shape[1] :], skip_special_tokens=True)
+        self._decoder.reset()
+        generation = Generation(
+            self._decoder,
+            self._ids(text),
+            max_new_tokens=self._max_new_tokens,
+            sampling=self._sampling,
+            generator=self._generator,
+            stop_ids=self._stop_ids,
+        )
+        answer = ""
+        for piece in stream_text(generation, self._loaded.tokenizer):
+            answer += piece
+            sys.stdout.write(printable(piece))
+            sys.stdout.flush()
+        sys.stdout.write("\n")
+        sys.stdout.flush()
         if not self._raw:
             self._history += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
         return answer
 
-    def _ids(self, text: str) -> Any:
-        import torch
-
+    def _ids(self, text: str) -> list[int]:
         if self._raw:
             ids = self._loaded.encode(text)
         else:
@@ -136,16 +185,17 @@ class Talk:
             ids = self._loaded.tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=True, return_dict=True
             )["input_ids"]
-        context = self._loaded.network.config.max_position_embeddings
-        room = context - self._options.max_new_tokens
+        # The last token of an answer is not read, so one more would fit; nobody misses it.
+        room = self._decoder.context_tokens - self._max_new_tokens
         if not 0 < len(ids) <= room:
             raise InputError(
                 "the text is empty" if not ids else "the conversation is longer than the model reads",
-                expected=f"1 to {max(room, 0)} tokens beside the answer's {self._options.max_new_tokens}",
+                expected=f"1 to {max(room, 0)} tokens beside the answer's {self._max_new_tokens}",
                 received=f"{len(ids)} tokens",
-                todo="/new forgets the conversation; --max-new-tokens leaves more room",
+                todo="/new forgets the conversation; --max-new-tokens leaves more room, as does a larger "
+                "--context-tokens up to what the model has",
             )
-        return torch.tensor([ids], device=self._loaded.device)
+        return ids
 
 
 def printable(text: str) -> str:
@@ -153,43 +203,28 @@ def printable(text: str) -> str:
     return "".join(c for c in text if c in "\n\t" or not (ord(c) < 32 or 127 <= ord(c) < 160))
 
 
-def _opened(folder: Path, device: str) -> LoadedModel:
+def _opened(folder: Path, device: str, kernels: str) -> LoadedModel:
+    import torch
+
     from ..load.artifact import is_base, open_base, open_split
     from ..load.artifact_format import ORTHO
 
+    # Packed kernels compute in bf16; the reference shows the numbers of the measurements, in fp32.
+    dtype = torch.bfloat16 if device == "cpu" and kernels != "reference" else torch.float32
     if is_base(folder):
-        return open_base(folder, device=device)
+        return open_base(folder, device=device, dtype=dtype)
     with_ortho = (folder / ORTHO).exists()
-    loaded = open_split(folder, device=device, with_ortho=with_ortho)
+    loaded = open_split(folder, device=device, with_ortho=with_ortho, dtype=dtype)
     if not with_ortho:
         say(f"no {ORTHO}/ in {folder}: this is the Base alone, at alpha = 0")
     return loaded
 
 
-def _options(loaded: LoadedModel, max_new_tokens: int, temperature: float) -> Any:
-    from transformers import GenerationConfig
-
-    own, tokenizer = loaded.network.generation_config, loaded.tokenizer
-    end = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
-    first_end = end[0] if isinstance(end, list) else end
-    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-    return GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        eos_token_id=end,
-        pad_token_id=own.pad_token_id if own.pad_token_id is not None else first_end,
-        **sampling,
-    )
-
-
-def _streamer(tokenizer: Any) -> Any:
-    from transformers import TextStreamer
-
-    class Streamer(TextStreamer):
-        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-            sys.stdout.write(printable(text) + ("\n" if stream_end else ""))
-            sys.stdout.flush()
-
-    return Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+def _stop_ids(loaded: LoadedModel) -> set[int]:
+    """The tokens that end an answer: the model's own, else the tokenizer's."""
+    end = loaded.network.generation_config.eos_token_id
+    end = loaded.tokenizer.eos_token_id if end is None else end
+    return set(end) if isinstance(end, list) else set() if end is None else {end}
 
 
 def _finite(text: str) -> float:

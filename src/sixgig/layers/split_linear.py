@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -192,18 +193,19 @@ def split_layers(model: nn.Module) -> Iterator[tuple[str, SplitLinear]]:
 
 
 def set_alpha(model: nn.Module, alpha: float) -> None:
-    """Turns the switch of every split layer of `model`; takes effect at the next forward pass.
+    """Turns the switch of every split layer of `model`, packed ones too; takes effect at the next forward
+    pass.
 
     Raises InputError when `model` has no split layer, or has no Ortho part and alpha is not 0.
     """
-    layers = dict(split_layers(model))
+    layers: list[Any] = [m for m in model.modules() if isinstance(getattr(m, "switch", None), AlphaSwitch)]
     if not layers:
         raise InputError("this model is not split, so it has no alpha", todo="split it first: sixgig split")
-    if alpha != 0.0 and all(layer.ortho is None for layer in layers.values()):
+    if alpha != 0.0 and all(layer.ortho is None for layer in layers):
         raise InputError(
             "only the Base is here, so alpha cannot be raised",
             received=f"alpha={alpha}",
             todo="open the split with its ortho/ folder",
         )
-    for layer in layers.values():
+    for layer in layers:
         layer.switch.value = alpha

@@ -1,8 +1,7 @@
-"""What the generation loop asks of a model: read a prompt, then one token at a time, over a cache of fixed
-size.
+"""What the generation loop asks of a model: a prompt, then one token at a time, over a cache of fixed size.
 
-Two kinds exist: a transformers network with its own static cache, which runs anywhere, and fused kernels
-under a CUDA graph. Both hold one sequence.
+Kinds of it: a transformers network with its own static cache, which runs anywhere; a lean one for models like
+Llama; and fused kernels under a CUDA graph. Each holds one sequence.
 """
 
 from __future__ import annotations

@@ -1,0 +1,130 @@
+"""Which decoder a model runs on: the one place that chooses, and says what it chose.
+
+On a CPU split layers run packed on torch's INT4 kernels, in the lean decoder where the architecture has one;
+`reference` runs the network's own modules, which is slow and shows what the others must compute.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..errors import InputError
+from ..layers.cpu_linear import CpuLinear, why_not_packed
+from ..layers.split_linear import SplitLinear, split_layers
+from ..load.loaded import LoadedModel
+from .decoder import Decoder
+from .lean_decoder import LeanDecoder
+from .lean_model import lean_model, why_not_lean
+from .network_decoder import NetworkDecoder, require_context
+from .pack_cpu import Packed, pack_for_cpu, packed_head, packed_or_itself, require_cpu_bf16, why_no_kernel
+
+KERNELS = ("auto", "packed", "reference")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """A decoder, what it runs on in one line, and what a missing fast path costs, a line each."""
+
+    decoder: Decoder
+    description: str
+    notes: tuple[str, ...] = ()
+
+
+def make_decoder(
+    loaded: LoadedModel, *, context_tokens: int, kernels: str = "auto", head_bits: int = 8
+) -> Chosen:
+    """The decoder for `loaded`, which it takes over: packed layers leave the network.
+
+    `auto` packs what can be packed and says what could not; `packed` refuses instead; `reference` runs the
+    network as it is. `head_bits` (4, 8, 16) counts for packed kernels alone.
+    Raises InputError for an unknown choice, a context that the model does not have, or where `packed` is
+    asked for and something stands against it.
+    """
+    if kernels not in KERNELS:
+        raise InputError("unknown kernels", expected=f"one of {', '.join(KERNELS)}", received=kernels)
+    require_context(loaded.network.config, context_tokens)
+    against = None if kernels == "reference" else why_not_packed_at_all(loaded)
+    if kernels == "packed" and against is not None:
+        raise InputError("nothing to run packed", received=against, todo="--kernels auto or reference")
+    if kernels == "reference" or against is not None:
+        notes = () if against is None else (f"{against}: dense weights, several times slower",)
+        return _reference(loaded, context_tokens, notes)
+    chosen = packed_decoder(loaded, context_tokens=context_tokens, head_bits=head_bits)
+    if kernels == "packed" and chosen.notes:
+        raise InputError("not everything can run packed", received=chosen.notes[0], todo="--kernels auto")
+    return chosen
+
+
+def why_not_packed_at_all(loaded: LoadedModel) -> str | None:
+    """What keeps every layer of `loaded` from running packed; None where nothing does."""
+    if loaded.device.type != "cpu":
+        return f"packed layers for {loaded.device.type} are not here yet"
+    layers = list(split_layers(loaded.network))
+    if not layers:
+        return "the model is not split, so nothing in it is packed"
+    reasons = {name: why_not_packed(layer.in_features, layer.group_size) for name, layer in layers}
+    if all(reasons.values()):
+        name, reason = next(iter(reasons.items()))
+        return f"no layer fits the INT4 kernel ({name}: {reason})"
+    return why_no_kernel()
+
+
+def packed_decoder(loaded: LoadedModel, *, context_tokens: int, head_bits: int) -> Chosen:
+    """Packed layers on the CPU: lean where the architecture allows it, else the network's own modules.
+
+    Raises InputError as `pack_for_cpu` and `packed_head`.
+    """
+    require_cpu_bf16(loaded)
+    network, reason = loaded.network, why_not_lean(loaded.network.config)
+    if head_bits != 16 and why_not_packed(network.get_output_embeddings().in_features, 32):
+        head_bits = 16  # and the description says so
+    head = packed_head(network, head_bits)
+    bits = sorted({layer.bits for _, layer in split_layers(network)})
+    words = (
+        f"INT4 kernels of torch ({'-, '.join(map(str, bits))}-bit codes), bf16 activations, "
+        f"{head_bits}-bit head"
+    )
+    if reason is None:
+        put = _Packing()
+        model = lean_model(network, context_tokens=context_tokens, put=put, head=head, release=True)
+        decoder, packed = LeanDecoder(model, context_tokens=context_tokens), put.packed
+    else:
+        packed = pack_for_cpu(loaded)
+        if head_bits != 16:
+            network.set_output_embeddings(head)
+        decoder = NetworkDecoder(network, context_tokens=context_tokens)
+    slow = reason and f"no lean decoder: {reason}; the network's own modules run, at a few ms more a token"
+    notes = tuple(note for note in (packed.told, slow) if note)
+    return Chosen(decoder=decoder, description=words, notes=notes)
+
+
+def _reference(loaded: LoadedModel, context_tokens: int, notes: tuple[str, ...]) -> Chosen:
+    dtype = str(loaded.network.get_input_embeddings().weight.dtype).removeprefix("torch.")
+    return Chosen(
+        decoder=NetworkDecoder(loaded.network, context_tokens=context_tokens),
+        description=f"reference kernels: dense weights, {dtype} activations",
+        notes=notes,
+    )
+
+
+class _Packing:
+    """Packs each layer that it is given, and counts."""
+
+    def __init__(self) -> None:
+        self._num_packed = 0
+        self._left: dict[str, str] = {}
+
+    def __call__(self, name: str, layer: nn.Module) -> nn.Module:
+        put = packed_or_itself(layer)
+        if isinstance(put, CpuLinear):
+            self._num_packed += 1
+        elif isinstance(layer, SplitLinear):
+            reason = why_not_packed(layer.in_features, layer.group_size)
+            self._left[name] = reason or "it has no packed form"
+        return put
+
+    @property
+    def packed(self) -> Packed:
+        return Packed(num_packed=self._num_packed, left=self._left)
