@@ -16,7 +16,13 @@ from tiny_model import tiny_folder
 
 from sixgig.data.mmlu import Mmlu, load_mmlu, sample_questions
 from sixgig.errors import InputError
-from sixgig.evaluate.multiple_choice import LETTERS, answer_questions, few_shot_text, prompts_of, question_text
+from sixgig.evaluate.multiple_choice import (
+    LETTERS,
+    answer_questions,
+    few_shot_text,
+    prompts_of,
+    question_text,
+)
 from sixgig.load.loaded import LoadedModel, load
 
 
@@ -132,7 +138,7 @@ def test_csv_is_read_with_quotes_and_line_breaks(tmp_path: Path) -> None:
     write_mmlu(tmp_path)
     path = tmp_path / "mmlu" / "test" / "tides_test.csv"
     with path.open("a", encoding="utf-8", newline="") as handle:
-        csv.writer(handle).writerow(["Two\nlines, \"quoted\"", "a", "b", "c", "d", "2"])
+        csv.writer(handle).writerow(['Two\nlines, "quoted"', "a", "b", "c", "d", "2"])
     found = load_mmlu(tmp_path)
     assert found is not None
     assert found.subjects[2].questions[-1].text == 'Two\nlines, "quoted"'

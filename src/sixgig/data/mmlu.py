@@ -1,7 +1,7 @@
 """MMLU's questions from a data folder (Hendrycks et al. 2021, arXiv 2009.03300; MIT), and a fair sample.
 
-`mmlu/dev/SUBJECT_dev.csv` holds the examples that are shown first, `mmlu/test/SUBJECT_test.csv` the questions;
-header `question,choice0,choice1,choice2,choice3,answer`, the answer as 0 to 3.
+`mmlu/dev/SUBJECT_dev.csv` holds the examples that are shown first, `mmlu/test/SUBJECT_test.csv` the
+questions; header `question,choice0,choice1,choice2,choice3,answer`, the answer as 0 to 3.
 """
 
 from __future__ import annotations
@@ -141,6 +141,4 @@ def _question(row: list[str], number: int, subject: str, path: Path) -> Question
             received=f"{len(row)} fields",
             where=f"{path}, row {number + 1}",
         )
-    return Question(
-        id=f"{subject}-{number:04d}", text=row[0], choices=tuple(row[1:-1]), answer=int(row[-1])
-    )
+    return Question(id=f"{subject}-{number:04d}", text=row[0], choices=tuple(row[1:-1]), answer=int(row[-1]))

@@ -1,8 +1,8 @@
 """MMLU by likelihood: which of " A", " B", " C", " D" a model finds likeliest after the question.
 
 The protocol is that of the `mmlu` group of EleutherAI's lm-evaluation-harness: a sentence that names the
-subject, five worked examples in the file's order, the question; no special tokens; log-likelihoods summed over
-a choice's tokens; prompts longer than the model's context lose their beginning.
+subject, five worked examples in the file's order, the question; no special tokens; log-likelihoods summed
+over a choice's tokens; prompts longer than the model's context lose their beginning.
 
 All questions of a subject begin with the same few-shot text, which is most of the work. It runs once, and the
 questions share its cache. Tokens are those of the whole prompt, so nothing about the numbers changes but the
@@ -14,7 +14,7 @@ Shapes: Q rows (a question's own tokens), S tokens of the longest, M scored toke
 from __future__ import annotations
 
 import copy
-import os
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -128,7 +128,8 @@ def _num_shared(prompts: Sequence[tuple[int, ...]]) -> int:
     """Tokens that all prompts begin with, each keeping one of its own at least."""
     if not prompts:
         return 0
-    return min(len(os.path.commonprefix(list(prompts))), *(len(prompt) - 1 for prompt in prompts))
+    alike = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False))
+    return min(sum(1 for _ in alike), *(len(prompt) - 1 for prompt in prompts))
 
 
 # ---- scoring -----------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ class LoadedModel:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def encode_document(self, text: str) -> list[int]:
-        """Token ids of a whole text, with the special tokens that the tokenizer adds unasked (BOS, mostly)."""
+        """Token ids of a whole text, with the special tokens that the tokenizer adds unasked (as BOS)."""
         return self.tokenizer(text)["input_ids"]
 
     def encode_all(self, texts: list[str]) -> list[list[int]]:

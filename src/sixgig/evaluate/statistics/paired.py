@@ -32,7 +32,9 @@ def mcnemar(right_a: Sequence[bool], right_b: Sequence[bool]) -> McNemar:
     Without a single item on which they differ, p is 1.
     """
     if len(right_a) != len(right_b) or not right_a:
-        raise InputError("not pairs", expected="as many outcomes of each", received=_lengths(right_a, right_b))
+        raise InputError(
+            "not pairs", expected="as many outcomes of each", received=_lengths(right_a, right_b)
+        )
     only_a = sum(a and not b for a, b in zip(right_a, right_b, strict=True))
     only_b = sum(b and not a for a, b in zip(right_a, right_b, strict=True))
     p_value = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
