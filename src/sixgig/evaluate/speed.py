@@ -1,8 +1,8 @@
 """How long things take: marks on a device's own clock, and rounds in which what is compared takes turns.
 
 A machine is never quiet: clocks rise and fall, other programs come and go. What is compared is therefore
-timed in rounds, one after the other within each, forwards and backwards in turn, and judged round by round: what
-disturbs a round disturbs all of it. Medians, since one disturbance is no reason to move a figure.
+timed in rounds, one after the other within each, forwards and backwards in turn, and judged round by round:
+what disturbs a round disturbs all of it. Medians, since one disturbance is no reason to move a figure.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The null test: does a split that removes nothing cost anything?
 
 Four looks at the same weights on the same texts: in full precision; rounded, with no Ortho part anywhere
-in memory; and split with the sieve `none`, so that the Base is that very rounding, with its switch at 0 and at 1.
-At 0 the split must be the rounded model to the last bit; what it does at 1 is what the Ortho part is for.
+in memory; and split with the sieve `none`, so that the Base is that very rounding, with its switch at 0
+and at 1. At 0 the split must be the rounded model to the last bit; at 1 it shows what the Ortho part is for.
 """
 
 from __future__ import annotations

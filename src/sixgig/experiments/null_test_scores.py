@@ -231,7 +231,7 @@ class NullTestScores:
         )
 
     def _between(self) -> Verdict:
-        """alpha = 1 takes back a part of what rounding cost: more than nothing, and not more than all of it."""
+        """alpha = 1 takes back a part of what rounding cost: more than nothing, no more than all of it."""
         found = self.recovered()
         criterion = "with alpha at 1 it lies between INT4 and full precision"
         threshold = "share of rounding's loss that is taken back lies between 0 and 1"
@@ -264,8 +264,8 @@ class NullTestScores:
             return []
         return [
             f"in full precision the model's MMLU ({accuracy.value:.0%}, {accuracy.n} questions) cannot be "
-            "told from guessing (25%): its accuracies say nothing of what rounding costs, here only the paired "
-            "counts do"
+            "told from guessing (25%): its accuracies say nothing of what rounding costs, here only the "
+            "paired counts do"
         ]
 
     def seed_block(self, bits: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import re
 
 import rich.table
 
+from .arm_tables import ARM_TABLES
 from .chance import chance_bits
 from .labels import (
     alpha_label,
@@ -65,6 +66,35 @@ _SIEVE_COLUMNS = (
     "PPL (ratio)",
     "Ortho",
 )
+
+
+def arm_table(result: Result) -> Table | None:
+    """One row an arm and setting of the switch, one column a measure, as `ARM_TABLES` has them for the
+    experiment; measures that the result lacks have no column. None where it has none of them."""
+    layout = ARM_TABLES[result.experiment]
+    found = [(arm, alpha) for arm, alpha in _settings(result) if arm not in layout.without]
+    columns = [
+        (header, [score_cell(result.score(name, arm, alpha)) for arm, alpha in found])
+        for header, name in layout.columns
+    ]
+    columns = [(header, cells) for header, cells in columns if any(cell.text != "-" for cell in cells)]
+    rows = [
+        (_arm_cell(arm, alpha), *(cells[place] for _, cells in columns))
+        for place, (arm, alpha) in enumerate(found)
+    ]
+    rows = [row for row in rows if any(cell.text != "-" for cell in row[1:])]
+    if not rows:
+        return None
+    headers = tuple(header for header, _ in columns)
+    return Table(title=layout.title, columns=("Model", *headers), rows=tuple(rows), caption=layout.caption)
+
+
+def _settings(result: Result) -> list[tuple[str, float | None]]:
+    found = {(score.arm, score.alpha) for score in result.scores if score.condition == "plain"}
+    arms = sorted_arms(result.arms())
+    return sorted(found, key=lambda pair: (arms.index(pair[0]), pair[1] is not None, pair[1] or 0.0))
+
+
 _AUC_NAMES = ("auc_loss", "auc_reference", "auc_minkpp", "auc_zlib")
 
 
@@ -213,7 +243,8 @@ def score_table(result: Result) -> Table:
 
 def result_tables(result: Result) -> list[Table]:
     """The tables people read first; all scores where the result has none of the known ones."""
-    main = sieve_table(result) or score_table(result)
+    main = arm_table(result) if result.experiment in ARM_TABLES else sieve_table(result)
+    main = main or score_table(result)
     return [table for table in (verdict_table(result), main, attack_table(result)) if table is not None]
 
 
