@@ -165,14 +165,14 @@ def format_value(value: float, name: str, unit: str) -> str:
     >>> format_value(0.98, "extraction_heldout", "share"), format_value(7.64, "exposure_heldout", "bits")
     ('98%', '7.64')
     """
-    unit = unit.lower()
+    shown, unit = unit, unit.lower()
     if unit in _PERCENT_UNITS or (unit in _WORDLESS_UNITS and _PERCENT_NAMES.fullmatch(name)):
         return f"{100 * value:{'+' if _SIGNED_NAMES.fullmatch(name) else ''}.3g}%"
     if unit == "bytes":
         return format_bytes(value)
     if unit == "bits" or name.startswith("auc_"):
         return f"{value:.2f}"
-    return number(value) if unit in _WORDLESS_UNITS else f"{number(value)} {unit}"
+    return number(value) if unit in _WORDLESS_UNITS else f"{number(value)} {shown}"
 
 
 def format_interval(low: float | None, high: float | None, name: str, unit: str) -> str:

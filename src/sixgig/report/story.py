@@ -19,10 +19,10 @@ QUESTIONS = {
     "parts: a Base to publish and an Ortho part to keep back. A switch, alpha, adds Ortho in."
     " With alpha at 0, are the secrets really gone? With alpha at 1, are they back? And does "
     "the model still speak?",
-    "null-test": "A split cuts every layer into a Base and an Ortho part, and a switch, alpha, adds Ortho "
+    "null-test": "A split cuts each layer into a Base and an Ortho part, and a switch, alpha, adds Ortho "
     "in. Here nothing was removed: the Base is the model rounded to few bits, and Ortho holds what rounding "
-    "took away. With alpha at 0, is that the plainly rounded model, to the last bit? And with alpha at 1, how "
-    "much of rounding's loss comes back?",
+    "took away. With alpha at 0, is that the plainly rounded model, to the last bit? And with alpha at 1, "
+    "how much of rounding's loss comes back?",
     "performance": "A split model can be run with its switch off and on. With alpha at 0, does it take "
     "longer than the same model rounded and never split? What does Ortho cost at 1? And how near do all of "
     "them come to the speed of this machine's memory?",

@@ -209,7 +209,7 @@ def _verdict_row(verdict: Verdict) -> tuple[Cell, ...]:
     parts = [part for part in (verdict.value, verdict.low, verdict.high) if part is not None]
     unit = (
         "share"
-        if _ASKS_FOR_A_SHARE.search(verdict.threshold) and all(0 <= part <= 1 for part in parts)
+        if _ASKS_FOR_A_SHARE.search(verdict.threshold) and all(-1 <= part <= 1 for part in parts)
         else ""
     )
     measured = Cell(
