@@ -86,7 +86,7 @@ def take_turns(
     found: dict[str, list[RoundTimes]] = {name: [] for name in arms}
     total = num_rounds + num_warmup_rounds
     for number in range(total):
-        names = list(arms) if number % 2 == 0 else list(reversed(arms))
+        names = list(arms) if number % 2 == 0 else list(arms)[::-1]
         for name in names:
             times = arms[name]()
             if number >= num_warmup_rounds:

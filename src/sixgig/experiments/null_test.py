@@ -120,7 +120,6 @@ class NullTest:
         self.progress = RunProgress({}, quiet=True)
         self.files = WorkFiles(run.work_path)
         self._names = tuple(linear_layers(loaded.network))
-        self._original = layer_reader(ModelTensors(loaded.folder))
 
     def stages(self) -> Stages:
         config = self._config
@@ -239,7 +238,9 @@ class NullTest:
     # --------------------------------------------------------------------------------------------------
 
     def _install_original(self, dtype: torch.dtype) -> None:
-        install_dense(self._loaded, ((name, self._original(name)) for name in self._names), dtype=dtype)
+        # Opened anew for each layer: a file that stays open keeps every page that was read in memory.
+        weights = ((name, layer_reader(ModelTensors(self._loaded.folder))(name)) for name in self._names)
+        install_dense(self._loaded, weights, dtype=dtype)
 
     def _install_split(self, *, with_ortho: bool) -> None:
         install_split(self._loaded, read_layers(self.files.to_read(FITTED)), with_ortho=with_ortho)

@@ -1,7 +1,8 @@
 """What the null test holds at its widest moment, from sizes alone; nothing is loaded.
 
-That is a look at the split model or a step of the Ortho part's fit: the dense form of the Base in 16 bit, the
-unpacked split beside it, and one pass. The walk that splits holds fp32 weights and less of a pass.
+That is the beginning of the Ortho part's fit, when the layers to be trained are made beside the fp32 ones
+that they replace, or one of its steps, or a look at the split model; on a CPU it may be the loading, when the
+model's file lies in memory beside what is read from it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ def peak_bytes(spec: ModelSpec, config: NullTestConfig, device: str) -> int:
     outside = 4 * (spec.num_parameters - spec.num_linear_parameters) + 2 * spec.embedding_parameters
     per_weight = 2 + (_UNPACKED_BYTES if device == "cpu" else config.bits / 8)
     split = int(spec.num_linear_parameters * (per_weight + _SPARSE_BYTES * config.sparse_share))
-    loaded = 4 * spec.num_parameters + (split if device == "cpu" else 0)
+    loaded = 4 * spec.num_parameters * (2 if device == "cpu" else 1)
+    if config.fit_steps:
+        loaded = max(loaded, 4 * spec.num_parameters + split)
     pass_bytes = max(_look_bytes(spec, config, device), _fit_bytes(spec, config, device))
     kept = max(outside + split + pass_bytes, loaded)
     if device == "cuda":

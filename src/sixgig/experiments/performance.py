@@ -84,7 +84,7 @@ def run_performance(
         timings={**runner.seconds, "whole_run": run.seconds()},
         scores=scorer.all(),
         verdicts=scorer.verdicts(),
-        warnings=list(dict.fromkeys([*run.notices, *told_fallbacks(run), NOTE])),
+        warnings=list(dict.fromkeys([*run.notices, *told_fallbacks(run), NOTE, *_unmeasured(kept)])),
         curves=scorer.curves(),
         exp4_performance=scorer.seed_block(config.bits),
     )
@@ -230,6 +230,11 @@ class Performance:
                 work = partial(tokens_of, one)
                 found[one.name].append(joules_per_token(counter, work, seconds=config.energy_seconds))
         return found, ""
+
+
+def _unmeasured(kept: Mapping[str, Any]) -> list[str]:
+    reason = kept["decode"]["no_energy"]
+    return [f"energy was not measured: {reason}"] if reason else []
 
 
 def _source(corpus: Corpus) -> DataSource:

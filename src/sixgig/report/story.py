@@ -201,7 +201,7 @@ def _overhead(result: Result) -> str | None:
     if off is None or on is None:
         return None
     return (
-        f"Against the rounded model that was never split, a token takes {off} with the switch off, {on} on."
+        f"Time a token, against the rounded model that was never split: {off} with the switch off, {on} on."
     )
 
 

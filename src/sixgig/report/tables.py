@@ -20,13 +20,15 @@ from .labels import (
 from .schema import Result, Score, Verdict
 from .table import Cell, Table
 
+_NOT_KNOWN = "not known"
+
 
 def score_cell(score: Score | None) -> Cell:
     """A score as a cell: value over interval; its note where it has no value; a dash where it is absent."""
     if score is None:
         return Cell(text="-")
     if score.value is None:
-        return Cell(text="not known", detail=score.note, tone="unknown")
+        return Cell(text=_NOT_KNOWN, detail=score.note, tone="unknown")
     return Cell(
         text=format_value(score.value, score.name, score.unit),
         detail=format_interval(score.low, score.high, score.name, score.unit),
@@ -70,14 +72,14 @@ _SIEVE_COLUMNS = (
 
 def arm_table(result: Result) -> Table | None:
     """One row an arm and setting of the switch, one column a measure, as `ARM_TABLES` has them for the
-    experiment; measures that the result lacks have no column. None where it has none of them."""
+    experiment; measures of which the result has no value have no column. None where it has none of them."""
     layout = ARM_TABLES[result.experiment]
     found = [(arm, alpha) for arm, alpha in _settings(result) if arm not in layout.without]
     columns = [
         (header, [score_cell(result.score(name, arm, alpha)) for arm, alpha in found])
         for header, name in layout.columns
     ]
-    columns = [(header, cells) for header, cells in columns if any(cell.text != "-" for cell in cells)]
+    columns = [(header, cells) for header, cells in columns if any(_has_number(cell) for cell in cells)]
     rows = [
         (_arm_cell(arm, alpha), *(cells[place] for _, cells in columns))
         for place, (arm, alpha) in enumerate(found)
@@ -87,6 +89,10 @@ def arm_table(result: Result) -> Table | None:
         return None
     headers = tuple(header for header, _ in columns)
     return Table(title=layout.title, columns=("Model", *headers), rows=tuple(rows), caption=layout.caption)
+
+
+def _has_number(cell: Cell) -> bool:
+    return cell.text not in ("-", _NOT_KNOWN)
 
 
 def _settings(result: Result) -> list[tuple[str, float | None]]:
