@@ -206,7 +206,7 @@ def _choice_nlls(loaded: LoadedModel, opening: Any, rows: Sequence[_Row]) -> lis
         chosen_MD = hidden_QSD[[place for place, _ in place_M], [position for _, position in place_M]]
         nll_M = token_nll(chosen_MD, loaded.head_VD, torch.tensor(target_M, device=loaded.device))
     sums = np.bincount(owner_M, weights=nll_M.double().cpu().numpy(), minlength=len(rows) * NUM_CHOICES)
-    return sums.reshape(len(rows), NUM_CHOICES).tolist()
+    return [[float(nll) for nll in row] for row in sums.reshape(len(rows), NUM_CHOICES)]
 
 
 def _hidden(loaded: LoadedModel, opening: Any, sequences: Sequence[Sequence[int]]) -> Tensor:

@@ -21,14 +21,13 @@ def peak_bytes(spec: ModelSpec, config: NullTestConfig, device: str) -> int:
     outside = 4 * (spec.num_parameters - spec.num_linear_parameters) + 2 * spec.embedding_parameters
     per_weight = 2 + (_UNPACKED_BYTES if device == "cpu" else config.bits / 8)
     split = int(spec.num_linear_parameters * (per_weight + _SPARSE_BYTES * config.sparse_share))
-    loaded = 4 * spec.num_parameters * (2 if device == "cpu" else 1)
-    if config.fit_steps:
-        loaded = max(loaded, 4 * spec.num_parameters + split)
-    pass_bytes = max(_look_bytes(spec, config, device), _fit_bytes(spec, config, device))
-    kept = max(outside + split + pass_bytes, loaded)
+    look, fit = _look_bytes(spec, config, device), _fit_bytes(spec, config, device)
+    fitting = 4 * spec.num_parameters + 2 * spec.embedding_parameters + split + fit
+    kept = max(outside + split + look, fitting, 4 * spec.num_parameters)
     if device == "cuda":
         return kept
-    return kept + int(HEAP_HOLES * pass_bytes) + LIBRARIES_BYTES
+    kept = max(kept, 8 * spec.num_parameters)  # loading: the model's file beside what was read from it
+    return kept + int(HEAP_HOLES * max(look, fit)) + LIBRARIES_BYTES
 
 
 def _look_bytes(spec: ModelSpec, config: NullTestConfig, device: str) -> int:
@@ -45,5 +44,5 @@ def _fit_bytes(spec: ModelSpec, config: NullTestConfig, device: str) -> int:
     per_position = spec.num_layers * (34 * spec.hidden_size + 8 * spec.intermediate_size)
     sides = spec.num_layers * 14 * (spec.hidden_size + spec.intermediate_size) // 2
     factors = 16 * config.rank * sides
-    logits = 12 * spec.vocab_size * min(positions, 256)
+    logits = 36 * spec.vocab_size * min(positions, 256)
     return positions * per_position + factors + logits

@@ -201,8 +201,8 @@ class Performance:
                     "arm": one.arm,
                     "alpha": one.alpha,
                     "rounds": [asdict(times) for times in found[one.name]],
-                    "bytes_per_token": one.weight_bytes + one.cache_bytes * middle,
-                    "held_bytes": one.held_bytes,
+                    "bytes_per_token": one.sizes.weight_bytes + one.sizes.cache_bytes * middle,
+                    "held_bytes": one.sizes.held_bytes,
                     "joules": joules.get(one.name, []),
                 }
                 for one in arms

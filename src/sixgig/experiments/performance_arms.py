@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import InputError
 from ..layers.split_linear import SplitLinear, set_alpha, split_layers
@@ -31,19 +31,23 @@ NOTE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeedArm:
-    """One form at one setting of the switch (None: it has none).
+class Sizes:
+    """`weight_bytes` must be read for every token, `cache_bytes` beside them for every token before it;
+    `held_bytes` is what the tensors hold, cache included."""
 
-    `weight_bytes` must be read for every token, `cache_bytes` beside them for every token before it;
-    `held_bytes` is what its tensors hold, cache included.
-    """
+    weight_bytes: int
+    cache_bytes: int
+    held_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedArm:
+    """One form at one setting of the switch (None: it has none)."""
 
     arm: str
     alpha: float | None
     decoder: Decoder
-    weight_bytes: int
-    cache_bytes: int
-    held_bytes: int
+    sizes: Sizes
 
     @property
     def name(self) -> str:
@@ -71,12 +75,14 @@ def build_arms(
     install_split(rounded, layers, with_ortho=False)
     split = load(folder, device=device, dtype=DTYPE)
     install_split(split, layers, with_ortho=True)
-    forms: list[tuple[str, float | None, LoadedModel]] = [(FULL, None, whole), (plain, None, rounded)]
-    found = [
-        _arm(arm, alpha, network_decoder(loaded, context_tokens), loaded) for arm, alpha, loaded in forms
+    forms = [(FULL, None, whole), (plain, None, rounded), (SPLIT, 0.0, split), (SPLIT, 1.0, split)]
+    # Before a decoder has the networks: it may put other modules in the layers' place.
+    sizes = [sizes_of(loaded, alpha or 0.0, context_tokens) for _, alpha, loaded in forms]
+    decoders = {id(loaded): network_decoder(loaded, context_tokens) for loaded in (whole, rounded, split)}
+    return [
+        SpeedArm(arm=arm, alpha=alpha, decoder=decoders[id(loaded)], sizes=size)
+        for (arm, alpha, loaded), size in zip(forms, sizes, strict=True)
     ]
-    shared = network_decoder(split, context_tokens)
-    return [*found, *(_arm(SPLIT, alpha, shared, split) for alpha in (0.0, 1.0))]
 
 
 def network_decoder(loaded: LoadedModel, context_tokens: int) -> Decoder:
@@ -84,29 +90,21 @@ def network_decoder(loaded: LoadedModel, context_tokens: int) -> Decoder:
     return _NetworkDecoder(loaded, context_tokens)
 
 
-def _arm(arm: str, alpha: float | None, decoder: Decoder, loaded: LoadedModel) -> SpeedArm:
-    config = loaded.network.config
+def sizes_of(loaded: LoadedModel, alpha: float, context_tokens: int) -> Sizes:
+    """One token needs layers, norms and head whole, and one row of the embedding."""
+    network, config = loaded.network, loaded.network.config
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     cache_bytes = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * DTYPE.itemsize
-    split = sum(split_bytes(layer, 1.0) for _, layer in split_layers(loaded.network))
-    held = _dense_bytes(loaded.network) + split
-    return SpeedArm(
-        arm=arm,
-        alpha=alpha,
-        decoder=decoder,
-        weight_bytes=weight_bytes(loaded, alpha or 0.0),
-        cache_bytes=cache_bytes,
-        held_bytes=held + cache_bytes * decoder.context_tokens,
-    )
-
-
-def weight_bytes(loaded: LoadedModel, alpha: float) -> int:
-    """Bytes of weights that one token needs: layers, norms and head whole, and one row of the embedding."""
-    network = loaded.network
     embedding = network.get_input_embeddings().weight
-    dense = _dense_bytes(network) - (0 if loaded.is_tied else embedding.numel() * embedding.element_size())
+    dense = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+    unread = 0 if loaded.is_tied else embedding.numel() * embedding.element_size()
     row = embedding.shape[1] * embedding.element_size()
-    return dense + row + sum(split_bytes(layer, alpha) for _, layer in split_layers(network))
+    layers = [layer for _, layer in split_layers(network)]
+    return Sizes(
+        weight_bytes=dense - unread + row + sum(split_bytes(layer, alpha) for layer in layers),
+        cache_bytes=cache_bytes,
+        held_bytes=dense + sum(split_bytes(layer, 1.0) for layer in layers) + cache_bytes * context_tokens,
+    )
 
 
 def split_bytes(layer: SplitLinear, alpha: float) -> int:
@@ -115,11 +113,6 @@ def split_bytes(layer: SplitLinear, alpha: float) -> int:
     if layer.ortho is None or alpha == 0.0:
         return dense * DTYPE.itemsize
     return (dense + layer.ortho.up_Or.numel() + layer.ortho.down_rI.numel()) * DTYPE.itemsize
-
-
-def _dense_bytes(network: nn.Module) -> int:
-    """Of every parameter, a tied one once."""
-    return sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
 
 
 class _NetworkDecoder:

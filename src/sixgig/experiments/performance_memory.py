@@ -26,5 +26,6 @@ def peak_bytes(spec: ModelSpec, config: PerformanceConfig, device: str) -> int:
     if device == "cuda":
         return kept
     # The last network is loaded while the others and the unpacked split are there, its file mapped beside it.
-    kept = max(kept, dense + spec.num_linear_parameters + ortho + 4 * spec.num_parameters)
+    loading = dense + packed + spec.num_linear_parameters + ortho + 4 * spec.num_parameters
+    kept = max(kept, loading)
     return kept + int(HEAP_HOLES * one_layer) + LIBRARIES_BYTES
