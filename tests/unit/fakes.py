@@ -29,6 +29,7 @@ _AUTOCAST_USERS = (
     "sixgig.evaluate.scoring",
     "sixgig.evaluate.memorization",
     "sixgig.evaluate.perplexity",
+    "sixgig.evaluate.multiple_choice",
 )
 
 

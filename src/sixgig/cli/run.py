@@ -20,6 +20,8 @@ from .common import Json, chosen_card, print_json, say
 EXAMPLES = (
     "sixgig run kill-switch",
     "sixgig run kill-switch --preset cpu -s seeds=0,1 -s bits=3",
+    "sixgig run null-test --data-dir data",
+    "sixgig run performance --preset 6g",
     "sixgig run kill-switch --vram 6GiB",
     "sixgig run kill-switch --resume",
     "sixgig run kill-switch --dry-run --json",

@@ -98,6 +98,18 @@ def token_windows(token_ids: np.ndarray, window: int, num_windows: int | None) -
     return np.asarray(token_ids)[: wanted * window].reshape(wanted, window)
 
 
+def joined_as_quantisation_papers_do(text: str) -> str:
+    """The rows of WikiText-2 joined by blank lines, as GPTQ scores them and the papers after it.
+
+    Equals `"\\n\\n".join(dataset["text"])` of the hub's data set, whose rows are the file's lines: each with
+    its line's end, but empty where the line has nothing but spaces. Source: Frantar et al. 2022 (arXiv
+    2210.17323), section 4, and the code published with it.
+    """
+    lines = text.split("\n")
+    lines = lines[:-1] if lines[-1] == "" else lines  # what follows the last line's end is no row
+    return "\n\n".join(f"{line}\n" if line.strip() else "" for line in lines)
+
+
 def drop_unknown_words(text: str) -> str:
     """WikiText tokens text in the raw file's form, each `<unk>` left out with one space beside it.
 

@@ -22,12 +22,9 @@ from ..provenance import provenance
 from ..report.schema import Result
 from ..report.store import RunDirectory
 from ..units import format_bytes
-from .kill_switch_memory import peak_bytes
+from .known import EXPERIMENTS, Experiment
 from .run_memory import recorded_peak, with_memory
 from .settings import as_plain, changed
-
-EXPERIMENTS = {"kill-switch": "Plants secrets, splits the model, and shows what each part still knows."}
-
 
 MAX_CPU_THREADS_BESIDE_GPU = 8
 AUTO = "auto"  # as a model's name: the largest that fits
@@ -75,27 +72,26 @@ def prepare(request: Request) -> Prepared:
     """Checks names, settings, device and sizes. Raises before anything is loaded or written."""
     if request.experiment not in EXPERIMENTS:
         raise UnknownNameError("experiment", request.experiment, EXPERIMENTS)
-    from .presets import preset
-
+    experiment = EXPERIMENTS[request.experiment]
     hardware = probe(request.cache_dir)
     device = _device(request.device, hardware)
     card = _card(request.vram_bytes, device, hardware)
-    base = preset(request.preset or (choose_preset(card) if device == "cuda" else "cpu"))
+    base = experiment.preset(request.preset or (choose_preset(card) if device == "cuda" else "cpu"))
     config = changed(base, request.settings, where="-s or --config")
     limit_bytes = _limit_bytes(device, card)
     notes: tuple[str, ...] = ()
     if config.model == AUTO:
-        spec, reason = choose_model(config, device, limit_bytes)
+        spec, reason = choose_model(config, device, limit_bytes, experiment)
         config, notes = replace(config, model=spec.name), (reason,)
     else:
         spec = find_model(config.model, cache_dir=request.cache_dir)
         require_splittable(spec)
-    needed_bytes = peak_bytes(spec, config, device)
+    needed_bytes = experiment.peak_bytes(spec, config, device)
     if needed_bytes > limit_bytes:
         raise DoesNotFitError(
             f"{spec.name} does not fit for {request.experiment} on this {device} device",
             expected=f"at most {format_bytes(limit_bytes)}",
-            received=f"it needs about {format_bytes(needed_bytes)}: fp32 weights, AdamW's moments, passes",
+            received=f"it needs about {format_bytes(needed_bytes)}: {experiment.holds}",
             todo="take a smaller model: -s model=auto takes the largest that fits",
         )
     return Prepared(
@@ -104,7 +100,7 @@ def prepare(request: Request) -> Prepared:
         hardware=hardware,
         spec=spec,
         plan={
-            "task": "planting",
+            "task": experiment.task,
             "peak_bytes": needed_bytes,
             "limit_bytes": limit_bytes,
             "fits": True,
@@ -116,13 +112,15 @@ def prepare(request: Request) -> Prepared:
     )
 
 
-def choose_model(config: Any, device: str, limit_bytes: int) -> tuple[ModelSpec, str]:
+def choose_model(
+    config: Any, device: str, limit_bytes: int, experiment: Experiment = EXPERIMENTS["kill-switch"]
+) -> tuple[ModelSpec, str]:
     """The largest model of the catalogue that can be split and whose run stays within `limit_bytes`, and why.
 
     Of models of one size the first in the catalogue. Raises DoesNotFitError where not even the smallest does.
     """
     able = [spec for spec in all_models() if why_not_split(spec) is None]
-    needs = {spec.name: peak_bytes(spec, config, device) for spec in able}
+    needs = {spec.name: experiment.peak_bytes(spec, config, device) for spec in able}
     fitting = [spec for spec in able if needs[spec.name] <= limit_bytes]
     if not fitting:
         raise DoesNotFitError(
@@ -160,12 +158,12 @@ def run(request: Request, announce: Callable[[str], None] = lambda message: None
 
     from ..memory.governor import Governor
     from ..report import write_report
-    from .kill_switch import run_kill_switch
 
     if prepared.device == "cuda":
         # What is left to the CPU are many small operations, which more threads only slow down: with three
         # runs side by side on 64 cores, each with 64 threads, splitting took 331 s instead of 6.
         torch.set_num_threads(min(torch.get_num_threads(), MAX_CPU_THREADS_BESIDE_GPU))
+    work = EXPERIMENTS[request.experiment].load()
     with open_directory(request, prepared) as directory:
         if directory.result_path.exists():
             result = Result.read(directory.result_path)
@@ -174,7 +172,7 @@ def run(request: Request, announce: Callable[[str], None] = lambda message: None
             directory.log("start", resumed=request.resume, provenance=asdict(provenance([], [])))
             device = torch.device(prepared.device)
             with Governor(device, budget_bytes=request.vram_bytes, log=directory.log) as governor:
-                result, samples = run_kill_switch(
+                result, samples = work(
                     prepared.config,
                     directory,
                     folder=folder,

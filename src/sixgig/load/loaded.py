@@ -39,6 +39,10 @@ class LoadedModel:
         """Token ids of `text` alone, no special tokens."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
+    def encode_document(self, text: str) -> list[int]:
+        """Token ids of a whole text, with the special tokens that the tokenizer adds unasked (as BOS)."""
+        return self.tokenizer(text)["input_ids"]
+
     def encode_all(self, texts: list[str]) -> list[list[int]]:
         """`encode` of each text; far quicker for many short ones."""
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []

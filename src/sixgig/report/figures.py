@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from .bar_figures import BAR_FIGURES, bar_figures
 from .chance import chance_bits, chance_label
 from .labels import arm_label, sorted_arms, visible
 from .line_figures import is_relearning, is_roc, line_of_scores, other_curve, relearning, roc
@@ -36,8 +37,10 @@ class Figures:
 
 def build_figures(result: Result) -> Figures:
     """Every figure that the result has the data for, in the order of the page."""
-    made: list[Picture | str] = [overview(result), exposure_against_alpha(result)]
-    made += [relearning(result), roc(result)]
+    if result.experiment in BAR_FIGURES:
+        made: list[Picture | str] = bar_figures(result)
+    else:
+        made = [overview(result), exposure_against_alpha(result), relearning(result), roc(result)]
     others = [curve for curve in result.curves if not is_relearning(curve) and not is_roc(curve)]
     for place, name in enumerate(dict.fromkeys(curve.name for curve in others)):
         made.append(other_curve(place, [curve for curve in others if curve.name == name]))

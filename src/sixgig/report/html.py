@@ -130,8 +130,9 @@ def _costs(result: Result) -> list[tuple[str, str]]:
 def _blocks(result: Result) -> list[tuple[str, str]]:
     """The parts that only some readers open, as (title, YAML)."""
     parts = [("Configuration", result.config), ("Provenance", result.provenance), ("Plan", result.plan)]
-    if result.exp1_kill_switch is not None:
-        parts.append(("exp1_kill_switch, as earlier implementations named it", result.exp1_kill_switch))
+    parts += [
+        (f"{name}, as earlier implementations named it", block) for name, block in result.blocks().items()
+    ]
     return [
         (title, yaml.safe_dump(part, sort_keys=False, allow_unicode=True)) for title, part in parts if part
     ]

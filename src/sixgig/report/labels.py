@@ -36,6 +36,27 @@ SCORES = {
     "base_bytes": "Base size",
     "ortho_bytes": "Ortho size",
     "base_codes_changed": "Base codes changed",
+    "mmlu": "MMLU, weighted by subject",
+    "mmlu_macro": "MMLU, mean of subjects",
+    "mmlu_difference_full": "MMLU less full precision's",
+    "mmlu_difference_int4": "MMLU less plain INT4's",
+    "mmlu_mcnemar_p_full": "MMLU, McNemar's p against full precision",
+    "mmlu_mcnemar_p_int4": "MMLU, McNemar's p against plain INT4",
+    "mmlu_changed_full": "Answers other than full precision's",
+    "mmlu_changed_int4": "Answers other than plain INT4's",
+    "loss_recovered": "Share of rounding's loss taken back",
+    "largest_logit_difference": "Largest difference of a logit",
+    "latency": "Time a token",
+    "tokens_per_second": "Decoding speed",
+    "prefill_tokens_per_second": "Reading speed",
+    "overhead_fp16": "Time above full precision's",
+    "overhead_int4": "Time above plain INT4's",
+    "achieved_bandwidth": "Memory read",
+    "roofline_share": "Share of the copy bandwidth",
+    "bytes_per_token": "Bytes that a token needs",
+    "held_bytes": "Memory of its tensors",
+    "energy": "Energy a token",
+    "copy_bandwidth": "Copy bandwidth, measured",
 }
 
 # In the order in which a reader meets them: what nobody tampered with, then the sieves, then the nulls.
@@ -51,6 +72,10 @@ ARMS = {
     "random": "Null: random",
     "wrong-set": "Null: wrong set",
     "look-alike": "Look-alike set",
+    "fp16": "Full precision (16 bit)",
+    **{f"int{bits}": f"Plain INT{bits}, no Ortho" for bits in (2, 3, 4, 8)},
+    "split": "Split, nothing removed",
+    "machine": "This machine",
 }
 
 ARM_NOTES = {
@@ -65,6 +90,12 @@ ARM_NOTES = {
     "random": "moves as much as the Wiener sieve, in random directions: must not work",
     "wrong-set": "the Wiener sieve calibrated on sentences of another kind: must not work",
     "look-alike": "the Wiener sieve calibrated on invented records of the planted kind: decides nothing",
+    "fp16": "the model's own weights, computed in 16 bit",
+    **{
+        f"int{bits}": f"the same weights rounded to {bits} bits, with no Ortho part in memory"
+        for bits in (2, 3, 4, 8)
+    },
+    "split": "the sieve removes nothing, so the Base is that rounding; Ortho holds what rounding took away",
 }
 
 CONDITIONS = {
@@ -82,6 +113,7 @@ CONDITIONS = {
 
 _PERCENT_UNITS = ("share", "fraction", "rate", "proportion", "%")
 _PERCENT_NAMES = re.compile(r"extraction_.*|exact_tokens.*|tpr_.*|base_codes_changed")
+_SIGNED_NAMES = re.compile(r"overhead_.*|mmlu_difference_.*")
 _WORDLESS_UNITS = (
     "",
     "1",
@@ -133,14 +165,14 @@ def format_value(value: float, name: str, unit: str) -> str:
     >>> format_value(0.98, "extraction_heldout", "share"), format_value(7.64, "exposure_heldout", "bits")
     ('98%', '7.64')
     """
-    unit = unit.lower()
+    shown, unit = unit, unit.lower()
     if unit in _PERCENT_UNITS or (unit in _WORDLESS_UNITS and _PERCENT_NAMES.fullmatch(name)):
-        return f"{100 * value:.3g}%"
+        return f"{100 * value:{'+' if _SIGNED_NAMES.fullmatch(name) else ''}.3g}%"
     if unit == "bytes":
         return format_bytes(value)
     if unit == "bits" or name.startswith("auc_"):
         return f"{value:.2f}"
-    return number(value) if unit in _WORDLESS_UNITS else f"{number(value)} {unit}"
+    return number(value) if unit in _WORDLESS_UNITS else f"{number(value)} {shown}"
 
 
 def format_interval(low: float | None, high: float | None, name: str, unit: str) -> str:

@@ -18,7 +18,22 @@ from .plain_json import first_fault, parse
 
 SCHEMA = "sixgig.result/1"
 MAX_RESULT_BYTES = 64 * 2**20
-KILL_SWITCH_KEYS = ("extraction_rate_alpha1", "extraction_rate_alpha0", "privacy_ratio", "num_canaries")
+# The earlier implementations' own blocks, by the field that holds each, with the keys that it must have.
+BLOCK_KEYS = {
+    "exp1_kill_switch": (
+        "extraction_rate_alpha1",
+        "extraction_rate_alpha0",
+        "privacy_ratio",
+        "num_canaries",
+    ),
+    "exp2_null_test": ("ppl_fp16", "ppl_int4", "ppl_libortho_alpha0", "ppl_ratio_libortho"),
+    "exp4_performance": (
+        "latency_fp16_ms_per_token",
+        "latency_int4_ms_per_token",
+        "latency_libortho_alpha0_ms_per_token",
+        "overhead_vs_int4",
+    ),
+}
 
 
 class _Record(BaseModel):
@@ -143,7 +158,7 @@ class Memory(_Record):
 class Result(_Record):
     """Everything an experiment found. `timings` are seconds by stage, and of the `whole_run`.
 
-    `exp1_kill_switch` keeps the earlier implementations' own key names; other keys may stand beside those.
+    The blocks `exp...` keep the earlier implementations' own key names; other keys may stand beside those.
     """
 
     schema_name: Literal["sixgig.result/1"] = Field(
@@ -162,21 +177,29 @@ class Result(_Record):
     curves: list[Curve] = []
     examples: list[Example] = []
     exp1_kill_switch: dict[str, Any] | None = None
+    exp2_null_test: dict[str, Any] | None = None
+    exp4_performance: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for name in ("config", "provenance", "plan", "exp1_kill_switch"):
+        for name in ("config", "provenance", "plan", *BLOCK_KEYS):
             fault = first_fault(getattr(self, name), name)
             if fault:
                 raise ValueError(fault)
-        missing = [key for key in KILL_SWITCH_KEYS if key not in (self.exp1_kill_switch or KILL_SWITCH_KEYS)]
-        if missing:
-            raise ValueError(f"exp1_kill_switch lacks {', '.join(missing)}")
+        for name, block in self.blocks().items():
+            missing = [key for key in BLOCK_KEYS[name] if key not in block]
+            if missing:
+                raise ValueError(f"{name} lacks {', '.join(missing)}")
         places = Counter((score.name, score.arm, score.alpha, score.condition) for score in self.scores)
         twice = [str(place) for place, count in places.items() if count > 1]
         if twice:
             raise ValueError(f"more than one score for {'; '.join(twice)}")
         return self
+
+    def blocks(self) -> dict[str, dict[str, Any]]:
+        """The earlier implementations' blocks that this result has, by name."""
+        found = {name: getattr(self, name) for name in BLOCK_KEYS}
+        return {name: block for name, block in found.items() if block is not None}
 
     @property
     def passed(self) -> bool | None:

@@ -6,6 +6,7 @@ one cannot tell: a sample that is too small is never reported as a success.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,13 @@ QUESTIONS = {
     "parts: a Base to publish and an Ortho part to keep back. A switch, alpha, adds Ortho in."
     " With alpha at 0, are the secrets really gone? With alpha at 1, are they back? And does "
     "the model still speak?",
+    "null-test": "A split cuts each layer into a Base and an Ortho part, and a switch, alpha, adds Ortho "
+    "in. Here nothing was removed: the Base is the model rounded to few bits, and Ortho holds what rounding "
+    "took away. With alpha at 0, is that the plainly rounded model, to the last bit? And with alpha at 1, "
+    "how much of rounding's loss comes back?",
+    "performance": "A split model can be run with its switch off and on. With alpha at 0, does it take "
+    "longer than the same model rounded and never split? What does Ortho cost at 1? And how near do all of "
+    "them come to the speed of this machine's memory?",
 }
 
 GLOSSARY = {
@@ -37,10 +45,15 @@ GLOSSARY = {
     "INT4": "Weights rounded to 4 bits each. Rounding alone hides a memory; it does not remove it.",
     "Interval": "The range that holds the true value in 95 of 100 repetitions of the experiment.",
     "Ortho": "The part of every layer that is kept back, and that alpha adds in.",
+    "MMLU": "14,042 questions with four choices each from 57 subjects, after five worked examples. Guessing "
+    "gets 25%.",
+    "McNemar": "A test of whether two models differ, from the questions that only one of them got right.",
     "Perplexity": "Between how many words, on average, the model hesitates when it reads ordinary text. "
     "Lower is better.",
     "Relearning": "An attack: train the Base a little on other secrets and see whether the hidden ones come"
     " back.",
+    "Round": "One turn of every model, so that what disturbs the machine disturbs all of them.",
+    "Roofline": "What memory's speed alone would allow: each token needs the weights read once.",
     "Sieve": "The rule that decides what goes into Ortho.",
     "TOST": "Two one-sided tests: shows that two numbers are equal within a margin fixed beforehand. "
     "Not finding a difference is not the same; a small sample never finds one.",
@@ -119,6 +132,7 @@ def _findings(result: Result) -> list[str]:
         sentence for arm in subjects for sentence in (_recital(result, arm), _ranks(result, arm)) if sentence
     ]
     findings += [_hidden_not_removed(result)] if "hessian" not in subjects else []
+    findings += [say(result) for say in _OTHERS.get(result.experiment, ())]
     return [sentence for sentence in (*findings, _needed(result)) if sentence]
 
 
@@ -159,6 +173,50 @@ def _hidden_not_removed(result: Result) -> str | None:
     if plain is None or recited is None:
         return None
     return f"For comparison, merely rounding the model to INT4: {recited} recited, exposure {plain} bits."
+
+
+def _each(result: Result, name: str, before: str) -> str | None:
+    """ "Perplexity: full precision (16 bit) 37.2 (29 to 50); plain INT4 ..." """
+    told = [
+        f"{arm_label(score.arm)}{'' if score.alpha is None else f' at alpha {score.alpha:g}'} {_known(score)}"
+        for score in result.scores
+        if score.name == name and score.value is not None
+    ]
+    return f"{before}: {'; '.join(told)}." if told else None
+
+
+def _taken_back(result: Result) -> str | None:
+    found = result.score("loss_recovered", "split", 1.0)
+    size = result.score("ortho_bits_per_weight", "split", None)
+    if found is None or found.value is None or size is None or size.value is None:
+        return None
+    return (
+        f"With the switch on, {_known(found)} of what rounding cost is taken back, for {size.value:.2f} bits "
+        "a weight more."
+    )
+
+
+def _overhead(result: Result) -> str | None:
+    off, on = (_known(result.score("overhead_int4", "split", alpha)) for alpha in (0.0, 1.0))
+    if off is None or on is None:
+        return None
+    return (
+        f"Time a token, against the rounded model that was never split: {off} with the switch off, {on} on."
+    )
+
+
+_OTHERS: dict[str, tuple[Callable[[Result], str | None], ...]] = {
+    "null-test": (
+        lambda result: _each(result, "perplexity", "Perplexity"),
+        _taken_back,
+        lambda result: _each(result, "mmlu", "MMLU, where guessing gives 25%"),
+    ),
+    "performance": (
+        lambda result: _each(result, "latency", "Time a token"),
+        _overhead,
+        lambda result: _each(result, "roofline_share", "Share of the memory's copy bandwidth"),
+    ),
+}
 
 
 def _needed(result: Result) -> str | None:

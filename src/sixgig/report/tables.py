@@ -6,6 +6,7 @@ import re
 
 import rich.table
 
+from .arm_tables import ARM_TABLES
 from .chance import chance_bits
 from .labels import (
     alpha_label,
@@ -19,13 +20,15 @@ from .labels import (
 from .schema import Result, Score, Verdict
 from .table import Cell, Table
 
+_NOT_KNOWN = "not known"
+
 
 def score_cell(score: Score | None) -> Cell:
     """A score as a cell: value over interval; its note where it has no value; a dash where it is absent."""
     if score is None:
         return Cell(text="-")
     if score.value is None:
-        return Cell(text="not known", detail=score.note, tone="unknown")
+        return Cell(text=_NOT_KNOWN, detail=score.note, tone="unknown")
     return Cell(
         text=format_value(score.value, score.name, score.unit),
         detail=format_interval(score.low, score.high, score.name, score.unit),
@@ -65,6 +68,39 @@ _SIEVE_COLUMNS = (
     "PPL (ratio)",
     "Ortho",
 )
+
+
+def arm_table(result: Result) -> Table | None:
+    """One row an arm and setting of the switch, one column a measure, as `ARM_TABLES` has them for the
+    experiment; measures of which the result has no value have no column. None where it has none of them."""
+    layout = ARM_TABLES[result.experiment]
+    found = [(arm, alpha) for arm, alpha in _settings(result) if arm not in layout.without]
+    columns = [
+        (header, [score_cell(result.score(name, arm, alpha)) for arm, alpha in found])
+        for header, name in layout.columns
+    ]
+    columns = [(header, cells) for header, cells in columns if any(_has_number(cell) for cell in cells)]
+    rows = [
+        (_arm_cell(arm, alpha), *(cells[place] for _, cells in columns))
+        for place, (arm, alpha) in enumerate(found)
+    ]
+    rows = [row for row in rows if any(cell.text != "-" for cell in row[1:])]
+    if not rows:
+        return None
+    headers = tuple(header for header, _ in columns)
+    return Table(title=layout.title, columns=("Model", *headers), rows=tuple(rows), caption=layout.caption)
+
+
+def _has_number(cell: Cell) -> bool:
+    return cell.text not in ("-", _NOT_KNOWN)
+
+
+def _settings(result: Result) -> list[tuple[str, float | None]]:
+    found = {(score.arm, score.alpha) for score in result.scores if score.condition == "plain"}
+    arms = sorted_arms(result.arms())
+    return sorted(found, key=lambda pair: (arms.index(pair[0]), pair[1] is not None, pair[1] or 0.0))
+
+
 _AUC_NAMES = ("auc_loss", "auc_reference", "auc_minkpp", "auc_zlib")
 
 
@@ -179,7 +215,7 @@ def _verdict_row(verdict: Verdict) -> tuple[Cell, ...]:
     parts = [part for part in (verdict.value, verdict.low, verdict.high) if part is not None]
     unit = (
         "share"
-        if _ASKS_FOR_A_SHARE.search(verdict.threshold) and all(0 <= part <= 1 for part in parts)
+        if _ASKS_FOR_A_SHARE.search(verdict.threshold) and all(-1 <= part <= 1 for part in parts)
         else ""
     )
     measured = Cell(
@@ -213,7 +249,8 @@ def score_table(result: Result) -> Table:
 
 def result_tables(result: Result) -> list[Table]:
     """The tables people read first; all scores where the result has none of the known ones."""
-    main = sieve_table(result) or score_table(result)
+    main = arm_table(result) if result.experiment in ARM_TABLES else sieve_table(result)
+    main = main or score_table(result)
     return [table for table in (verdict_table(result), main, attack_table(result)) if table is not None]
 
 

@@ -6,6 +6,15 @@ The unit is the canary, nested in (seed, template); for perplexity it is the win
 from .equivalence import KsTest, TostOutcome, holm, ks_two_sample, tost, tost_sample_size
 from .exposure import chance_exposure_bits, exposure_bits, max_exposure_bits
 from .intervals import Estimate, Interval, clopper_pearson, clopper_pearson_sample_size
+from .paired import (
+    McNemar,
+    bootstrap_median,
+    bootstrap_stratified_mean,
+    mcnemar,
+    paired_median_ratio,
+    paired_recovered_share,
+    size_to_decide,
+)
 from .ranking import (
     TprAtFpr,
     TwoSidedTpr,
@@ -29,6 +38,7 @@ __all__ = [
     "Estimate",
     "Interval",
     "KsTest",
+    "McNemar",
     "TostOutcome",
     "TprAtFpr",
     "TwoSidedTpr",
@@ -37,6 +47,8 @@ __all__ = [
     "bootstrap_auc",
     "bootstrap_gap",
     "bootstrap_mean",
+    "bootstrap_median",
+    "bootstrap_stratified_mean",
     "chance_exposure_bits",
     "clopper_pearson",
     "clopper_pearson_sample_size",
@@ -44,8 +56,12 @@ __all__ = [
     "holm",
     "ks_two_sample",
     "max_exposure_bits",
+    "mcnemar",
+    "paired_median_ratio",
     "paired_perplexity_ratio",
+    "paired_recovered_share",
     "roc_curve",
+    "size_to_decide",
     "stratified_auc",
     "tost",
     "tost_sample_size",

@@ -45,7 +45,7 @@ def bootstrap_mean(
 
     total, weight = _resample([clusters], [values], sums, num_resamples, seed, resample_seeds)
     return Estimate(
-        value=float(values.mean()), interval=_percentiles(total / weight, confidence), n=len(values)
+        value=float(values.mean()), interval=percentiles(total / weight, confidence), n=len(values)
     )
 
 
@@ -74,7 +74,7 @@ def bootstrap_gap(
     )
     return Estimate(
         value=float(values_a.mean() - values_b.mean()),
-        interval=_percentiles(total_a / weight_a - total_b / weight_b, confidence),
+        interval=percentiles(total_a / weight_a - total_b / weight_b, confidence),
         n=len(values_a) + len(values_b),
     )
 
@@ -113,7 +113,7 @@ def bootstrap_auc(
     wins, pairs = _resample(group_clusters, [members, controls], sums, num_resamples, seed, resample_seeds)
     usable = pairs > 0
     return Estimate(
-        value=value, interval=_percentiles(wins[usable] / pairs[usable], confidence), n=len(scores)
+        value=value, interval=percentiles(wins[usable] / pairs[usable], confidence), n=len(scores)
     )
 
 
@@ -143,14 +143,14 @@ def paired_perplexity_ratio(
         )
     rng = np.random.default_rng(seed)
     num_seeds = len(difference)
-    windows_weight = _draw_weights(len(tokens), num_resamples, rng)
+    windows_weight = draw_weights(len(tokens), num_resamples, rng)
     seeds_weight = np.ones((num_resamples, num_seeds))
     if resample_seeds:
         seeds_weight = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=num_resamples)
     gaps = (windows_weight @ difference.T * seeds_weight).sum(axis=1) / (windows_weight @ tokens * num_seeds)
     return Estimate(
         value=float(np.exp(difference.sum() / (tokens.sum() * num_seeds))),
-        interval=_percentiles(np.exp(gaps), confidence),
+        interval=percentiles(np.exp(gaps), confidence),
         n=len(tokens),
     )
 
@@ -220,17 +220,17 @@ def _pool_single_units(seed: int, cells: list[list[int]]) -> list[np.ndarray]:
 
 
 def _weigh(cells: list[np.ndarray], num: int, rng: np.random.Generator) -> _Weighted:
-    weights = [_draw_weights(len(cell), num, rng) for cell in cells]
+    weights = [draw_weights(len(cell), num, rng) for cell in cells]
     return np.concatenate(cells), np.concatenate(weights, axis=1)
 
 
-def _draw_weights(n: int, num: int, rng: np.random.Generator) -> np.ndarray:
+def draw_weights(n: int, num: int, rng: np.random.Generator) -> np.ndarray:
     """[num, n]: how often each of n units is among n - 1 drawn with replacement, times n / (n - 1)."""
     drawn = rng.integers(n, size=(num, n - 1)) + n * np.arange(num)[:, None]
     return np.bincount(drawn.ravel(), minlength=num * n).reshape(num, n) * (n / (n - 1))
 
 
-def _percentiles(resampled: np.ndarray, confidence: float) -> Interval:
+def percentiles(resampled: np.ndarray, confidence: float) -> Interval:
     require_between("confidence", confidence, 0, 1)
     if not resampled.size:
         raise InputError("too few units for an interval", todo="plan more canaries")

@@ -1,0 +1,72 @@
+"""The experiments that there are: presets, what each needs of memory, and where its work begins.
+
+Nothing here imports torch: a run is planned and checked without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from ..catalogue import ModelSpec
+from ..errors import UnknownNameError
+from . import kill_switch_memory, null_test_memory, performance_memory
+from .null_test_config import NULL_TEST_PRESETS
+from .performance_config import PERFORMANCE_PRESETS
+from .presets import PRESETS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """`peak_bytes(spec, config, device)` is what a run holds at most, and `holds` says of what.
+
+    `work` is the function's place, "module:name"; it gives the result and the per-example samples.
+    """
+
+    summary: str
+    presets: Mapping[str, Any]
+    peak_bytes: Callable[[ModelSpec, Any, str], int]
+    task: str  # of the plan: the widest moment
+    holds: str
+    work: str
+
+    def preset(self, name: str) -> Any:
+        """The preset `name`, or an error with the nearest names."""
+        if name not in self.presets:
+            raise UnknownNameError("preset", name, self.presets)
+        return self.presets[name]
+
+    def load(self) -> Callable[..., Any]:
+        """The work itself; imports torch."""
+        module, _, name = self.work.partition(":")
+        return getattr(import_module(f".{module}", __package__), name)
+
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "kill-switch": Experiment(
+        summary="Plants secrets, splits the model, and shows what each part still knows.",
+        presets=PRESETS,
+        peak_bytes=kill_switch_memory.peak_bytes,
+        task="planting",
+        holds="fp32 weights, AdamW's moments, passes",
+        work="kill_switch:run_kill_switch",
+    ),
+    "null-test": Experiment(
+        summary="Splits without removing anything: what does the split itself cost?",
+        presets=NULL_TEST_PRESETS,
+        peak_bytes=null_test_memory.peak_bytes,
+        task="looking",
+        holds="the weights in fp32 or split, passes",
+        work="null_test:run_null_test",
+    ),
+    "performance": Experiment(
+        summary="Times decoding in full precision, rounded, and split with the switch off and on.",
+        presets=PERFORMANCE_PRESETS,
+        peak_bytes=performance_memory.peak_bytes,
+        task="decoding",
+        holds="the model once for each form that is timed, beside one another",
+        work="performance:run_performance",
+    ),
+}
