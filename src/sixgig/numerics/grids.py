@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import NumericalError
 from .finite import all_finite
 
-# Shares of the extremes' span. Below a third, clipping costs more than the finer steps give back at 2 bits too.
+# Shares of the extremes' span.
 _SPANS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35)
 _ZERO_MOVES = (0, -1, 1)
 _REFITS = 2
@@ -120,8 +120,8 @@ def _grouped(weight_OI: Tensor, group_size: int) -> Tensor:
 
 
 def _stored_scales(scales_OG: Tensor) -> Tensor:
-    # Rounded to the stored type before codes are chosen, so that codes are nearest on the grid that is stored.
-    # A scale below fp16's smallest normal would lose its own precision.
+    # Rounded to the stored type before codes are chosen, so that codes are nearest on the stored grid. A scale
+    # below fp16's smallest normal would lose its own precision.
     scales_OG = scales_OG.clamp(min=torch.finfo(torch.float16).tiny).to(torch.float16)
     if not all_finite(scales_OG):
         raise NumericalError("a weight is too large for 16-bit quantisation scales")
