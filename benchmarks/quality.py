@@ -1,14 +1,14 @@
 """Perplexity of quantised models: this project's methods beside others', on one text, by one code.
 
-python benchmarks/quality.py --data-dir DATA --device cuda      every row, then docs/receipts/quality-DATE.json
+python benchmarks/quality.py --data-dir DATA --device cuda      every row, then a receipt
 python benchmarks/quality.py --data-dir DATA --methods int4     the rows whose names hold "int4"; no receipt
 python benchmarks/quality.py --tiny --model FOLDER              a few short windows, to try the programs
 
-WikiText-2 test in windows of 2,048 tokens that do not overlap, every token of a window but its first, as GPTQ's
-paper scores it. Moments, grids and fits see WikiText-2 validation alone. Only the decoder's linear layers are
-quantised, embedding and head stay, but for the rows with a head of their own. Each row is written to --work as
-soon as it is there; begun again, the script goes on with what is missing. Rows are chosen for the receipt's
-figures by their perplexity on validation text that no fit saw, never by the test's.
+WikiText-2 test in windows of 2,048 tokens that do not overlap, every token of a window but its first, as
+GPTQ's paper scores it. Moments, grids and fits see WikiText-2 validation alone. Only the decoder's linear
+layers are quantised, embedding and head stay, but for the rows with a head of their own. Each row is written
+to --work as soon as it is there; begun again, the script goes on with what is missing. Rows are chosen for
+the receipt's figures by their perplexity on validation text that no fit saw, never by the test's.
 """
 
 from __future__ import annotations
@@ -214,9 +214,10 @@ def _texts(loaded: LoadedModel, data_dir: Path | None, sizes: Sizes) -> Scored:
     def ids(text: str) -> np.ndarray:
         return np.asarray(loaded.encode(text))
 
-    test = (
-        load_public_text("test", data_dir=None).text if data_dir is None else read_text(data_dir / TEST_FILE)
-    )
+    if data_dir is None:
+        test = load_public_text("test", data_dir=None).text
+    else:
+        test = read_text(data_dir / TEST_FILE)
     calibration = ids(load_public_text("calibration", data_dir=data_dir).text)
     training = ids(load_public_text("train", data_dir=data_dir).text)
     return Scored(

@@ -1,8 +1,8 @@
 """What is compared, as one table: each row turns a layer's weight into the weight that it computes with.
 
 A row of this project's goes the way of `sixgig split`: `split_layers_of` with the sieve `none`, or `hessian`
-where entries are kept, then `fit_scales`. What comes out is put in place densely, so that every row is scored by
-the same code. Bits a weight count codes, scales, zero points and entries.
+where entries are kept, then `fit_scales`. What comes out is put in place densely, so that every row is scored
+by the same code. Bits a weight count codes, scales, zero points and entries.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def bits_per_weight(layers: Mapping[str, LayerSplit]) -> float:
 
 
 def rounded_head(head_VD: Tensor, bits: int) -> Tensor:
-    """The output head as its own rounded copy, on searched grids of 64; what it costs the embedding is nothing."""
+    """The output head as a rounded copy of its own, on searched grids of 64; the embedding stays."""
     importance_D = torch.ones(head_VD.shape[1], device=head_VD.device)
     grid = searched_grid(head_VD.float(), importance_D, bits=bits, group_size=64)
     return dequantize(quantize_rtn(head_VD.float(), bits=bits, group_size=64, grid=grid))

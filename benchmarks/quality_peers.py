@@ -1,11 +1,11 @@
 """Other projects' quantisers, each through its own code: a weight in, the weight that it computes with out.
 
-None of them is a dependency of this project; a peer that is not installed, or cannot run here, is reported with
-its own words. `--peers-path` of quality.py names a folder to import them from.
+None of them is a dependency of this project; a peer that is not installed, or cannot run here, is reported
+with its own words. `--peers-path` of quality.py names a folder to import them from.
 
-How they take 576 inputs at 128 a group, of which 4.5 make a row: torchao leaves such a layer unquantised with a
-note in its log; HQQ and bitsandbytes cut the flattened weight, so that a group may span two rows; this project
-makes the last group of a row shorter. So peers are compared at 64, which divides all rows alike.
+How they take 576 inputs at 128 a group, of which 4.5 make a row: torchao leaves such a layer unquantised
+with a note in its log; HQQ and bitsandbytes cut the flattened weight, so that a group may span two rows; this
+project makes the last group of a row shorter. So peers are compared at 64, which divides all rows alike.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _bitsandbytes(kind: str) -> Weigh:
 
 
 def _llmcompressor(bits: int) -> Weigh:
-    """GPTQ with act-order and static groups on asymmetric min-max grids: the recipe of this project's plain GPTQ."""
+    """GPTQ with act-order and static groups on asymmetric min-max grids, as this project's plain GPTQ."""
 
     def weigh(weight_OI: Tensor, moment_II: Tensor) -> Tensor:
         from compressed_tensors.quantization import (  # pyright: ignore[reportMissingImports]

@@ -1,17 +1,16 @@
-"""The receipt of measured quality: each row's ratio to full precision, and the three figures that are asked for.
+"""The receipt of measured quality: each row's ratio to full precision, and the figures that are asked for.
 
 Which row stands for INT4, INT3 and INT3 with entries is decided by perplexity on validation text; the ratio
 that is told is the test's. Only rows of a plain head take part.
 
-SqueezeLLM (Kim et al. 2023, arXiv 2306.07629, table 1), LLaMA-7B at 3 bits, WikiText-2: fp16 5.68, dense alone
-6.32, with 0.45% kept 6.13. Perplexity falls by 3.0%; of the logarithm's gap to fp16, which does not grow with a
-model's weakness as percents do, 29% is closed. Asked for is the larger claim: both.
+SqueezeLLM (Kim et al. 2023, arXiv 2306.07629, table 1), LLaMA-7B at 3 bits, WikiText-2: fp16 5.68, dense
+alone 6.32, with 0.45% kept 6.13. Perplexity falls by 3.0%; of the logarithm's gap to fp16, which does not
+grow with a model's weakness as percents do, 29% is closed. Asked for is the larger claim: both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from math import log
 from typing import Any
 
@@ -106,16 +105,16 @@ def _ratio(
 ) -> dict[str, Any]:
     mine, theirs = (np.asarray(rows[key]["test_nll"]) for key in (row, other))
     counts = np.full(len(mine), tokens)
-    ratio = asdict(paired_perplexity_ratio(mine, theirs, counts, seed=0))
+    ratio = paired_perplexity_ratio(mine, theirs, counts, seed=0)
     bits = rows[row]["bits_per_weight"]
     return _figure(
         name,
-        ratio["value"],
+        ratio.value,
         "ratio",
-        (ratio["low"], ratio["high"]),
+        (ratio.interval.low, ratio.interval.high),
         len(mine),
         target=None if most is None else f"at most {most:.3f}",
-        met=None if most is None else ratio["value"] <= most,
+        met=None if most is None else ratio.value <= most,
         note=f"{row} ({bits:.3f} bits a weight) against {other}",
     )
 

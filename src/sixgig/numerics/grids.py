@@ -120,8 +120,8 @@ def _grouped(weight_OI: Tensor, group_size: int) -> Tensor:
 
 
 def _stored_scales(scales_OG: Tensor) -> Tensor:
-    # Rounded to the stored type before codes are chosen, so that codes are nearest on the stored grid. A scale
-    # below fp16's smallest normal would lose its own precision.
+    # Rounded to the stored type before codes are chosen, so that codes are nearest on the stored grid. A
+    # scale below fp16's smallest normal would lose its own precision.
     scales_OG = scales_OG.clamp(min=torch.finfo(torch.float16).tiny).to(torch.float16)
     if not all_finite(scales_OG):
         raise NumericalError("a weight is too large for 16-bit quantisation scales")

@@ -1,10 +1,10 @@
 """How a layer's weights become the Base's codes, and which entries are set apart before that.
 
 Entries that are kept in S anyway need no place on the grid. Chosen before rounding they leave it to the
-others, which it then fits better, and GPTQ makes up for no error that S takes away. Chosen afterwards they are the
-largest errors of a rounding that was made to do without S: GPTQ has by then put what they lack into their
-neighbours, so that to mend them alone may make the layer worse (docs/journal.md). What it costs: the Base
-alone, at alpha = 0, has these entries clipped to a grid that was not made for them.
+others, which it then fits better, and GPTQ makes up for no error that S takes away. Chosen afterwards they
+are the largest errors of a rounding that was made to do without S: GPTQ has by then put what they lack into
+their neighbours, so that to mend them alone may make the layer worse (docs/journal.md). What it costs: the
+Base alone, at alpha = 0, has these entries clipped to a grid that was not made for them.
 
 Shapes: O out features, I in features.
 """

@@ -69,9 +69,9 @@ class ScaledLinear(nn.Module):
 class RoundedLinear(ScaledLinear):
     """x (round(steps) * scales * exp(change))^T, codes held within their bits; both are trained.
 
-    `steps_OGg` is a weight in steps of its scale, counted from the zero point. It begins at the weight itself,
-    moved into its code's cell, so that the first codes are those of `base`. It moves with its scale: at codes
-    that stay, this is `ScaledLinear`.
+    `steps_OGg` is a weight in steps of its scale, counted from the zero point. It begins at the weight
+    itself, moved into its code's cell, so that the first codes are those of `base`. It moves with its scale:
+    at codes that stay, this is `ScaledLinear`.
     """
 
     def __init__(
