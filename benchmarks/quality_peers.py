@@ -126,6 +126,7 @@ def _llmcompressor(bits: int) -> Weigh:
         from compressed_tensors.quantization import (  # pyright: ignore[reportMissingImports]
             ActivationOrdering,
             QuantizationArgs,
+            QuantizationStrategy,
         )
         from compressed_tensors.quantization.utils import (  # pyright: ignore[reportMissingImports]
             calculate_qparams,
@@ -137,7 +138,7 @@ def _llmcompressor(bits: int) -> Weigh:
         arguments = QuantizationArgs(
             num_bits=bits,
             symmetric=False,
-            strategy="group",
+            strategy=QuantizationStrategy.GROUP,
             group_size=GROUP_SIZE,
             actorder=ActivationOrdering.WEIGHT,
         )
