@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--peers-path", type=Path, help="a folder that other projects are installed in")
     parser.add_argument("--work", type=Path, default=Path("runs/quality.json"))
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "receipts")
+    parser.add_argument("--receipt", action="store_true", help="write it though --methods leaves rows out")
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
     sizes = TINY if arguments.tiny else _sizes(arguments)
@@ -113,7 +114,7 @@ def main() -> None:
 
         sys.path.append(str(arguments.peers_path))  # after this environment's own packages
     done = measure(arguments.model, arguments.device, data_dir, sizes, arguments.methods, arguments.work)
-    if arguments.methods == [""] and not arguments.tiny:
+    if (arguments.receipt or arguments.methods == [""]) and not arguments.tiny:
         path = arguments.out / f"quality-{time.strftime('%Y-%m-%d', time.gmtime())}.json"
         write_json(path, receipt(done, arguments.device))
         print(path)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from sixgig.errors import InputError
 from sixgig.evaluate.statistics.resampling import paired_perplexity_ratio
 from sixgig.provenance import provenance
 
@@ -72,6 +73,11 @@ def chosen(rows: Rows, start: str, *, sparse: bool) -> str:
         for name, row in rows.items()
         if name.startswith(start) and ("sparse" in name) == sparse and "head" not in name
     ]
+    if not able:
+        raise InputError(
+            f"no row of {start}{' with entries kept' if sparse else ''} was measured",
+            todo="measure one, or leave out --receipt",
+        )
     return min(able, key=lambda name: rows[name]["choice_ppl"])
 
 
