@@ -341,3 +341,26 @@ def test_the_ortho_part_of_hessian_has_entries_and_no_rank() -> None:
     chosen = SplitSettings().ortho(make_sieve("hessian"), rank=16)
     assert (chosen.rank, chosen.sparse_share) == (0, 0.05)
     assert SplitSettings(sparse_share=0.1).ortho(make_sieve("wiener"), rank=3).rank == 3
+
+
+def test_entries_before_rounding_and_a_searched_grid_are_said_in_the_manifest(
+    place: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "split"
+    words = ["--sieve", "hessian", "--method", "gptq", "--grid", "searched", "-s", "entries=before"]
+    words += ["-s", "sparse_share=0.02", "-s", "scale_fit_steps=1", "-s", "scale_fit_codes=true"]
+    assert run(arguments(place, out, *words)) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["quantisation"]["grid"] == "searched"
+    assert manifest["quantisation"]["scale_fit_steps"] == 1
+
+
+def test_entries_before_rounding_need_the_sieve_that_chooses_them() -> None:
+    from sixgig.transform.sieve import make_sieve
+
+    settings = SplitSettings(entries="before")
+    with pytest.raises(InputError, match="before rounding"):
+        settings.ortho(make_sieve("wiener"), rank=3)
+    ortho = settings.ortho(make_sieve("hessian"), rank=3)
+    assert settings.scale_fit(ortho).with_entries
+    assert settings.scale_fit(ortho).num_steps == 100

@@ -15,11 +15,11 @@ from sixgig.data.batches import collate
 from sixgig.errors import NumericalError
 from sixgig.load.loaded import LoadedModel, linear_layers
 from sixgig.numerics.quantize import centred_codes, dequantize
-from sixgig.transform import fit_scales as module
 from sixgig.transform.fit_scales import ScaleFitConfig, fit_scales, unrounded_weights
 from sixgig.transform.network import install_dense, install_split
 from sixgig.transform.sieve import make_sieve
 from sixgig.transform.split import Arm, LayerSplit, OrthoConfig, QuantizeConfig, split_layers_of
+from sixgig.transform.trained_linear import RoundedLinear, ScaledLinear
 from sixgig.transform.training import hidden_states
 
 CONFIG = ScaleFitConfig(num_steps=60, learning_rate=1e-2)
@@ -136,12 +136,12 @@ def test_what_is_trained_is_what_is_stored(
     without_autocast(monkeypatch)
     for layer in split(whole, group_size=group_size).values():
         base = layer.base
-        linear = module._ScaledLinear(base, torch.device("cpu"))
+        linear = ScaledLinear(base, torch.device("cpu"))
         eye = torch.eye(base.codes_OI.shape[1])
         assert torch.equal(linear(eye).T, dequantize(base))
         with torch.no_grad():
             linear.log_change_OG.normal_(std=0.1)
-        stored = replace(base, scales_OG=module._stored(linear, "layer"))
+        stored = linear.stored(base, "layer")
         assert torch.allclose(linear(eye).T, dequantize(stored), rtol=2**-10, atol=0)
 
 
@@ -195,10 +195,100 @@ def test_without_being_asked_nothing_unrounded_is_kept(whole: dict[str, torch.Te
 
 def test_scales_that_leave_their_type_are_refused_by_layer(layers: Layers) -> None:
     name, layer = next(iter(layers.items()))
-    linear = module._ScaledLinear(layer.base, torch.device("cpu"))
+    linear = ScaledLinear(layer.base, torch.device("cpu"))
     for change in (60.0, -60.0):
         with torch.no_grad():
             linear.log_change_OG.fill_(change)
         with pytest.raises(NumericalError, match="fp16") as caught:
-            module._stored(linear, name)
+            linear.stored(layer.base, name)
         assert name in str(caught.value.where)
+
+
+def kept(whole: Mapping[str, torch.Tensor], entries: str) -> dict[str, LayerSplit]:
+    """3 bits with a twentieth of the entries kept, chosen before or after rounding."""
+    loaded = fresh(whole)
+    arm = Arm(
+        sieve=make_sieve("hessian"),
+        quantize=QuantizeConfig(bits=3, group_size=16, method="gptq", grid="searched"),
+        ortho=OrthoConfig(rank=0, sparse_share=0.05, entries=entries),
+        keep_unrounded=True,
+    )
+    return split_layers_of(loaded, {"arm": arm}, {"public": public_batches(loaded)}, {}, seed=0)["arm"]
+
+
+def at_one(whole: Mapping[str, torch.Tensor], layers: Layers) -> LoadedModel:
+    loaded = fresh(whole)
+    install_dense(
+        loaded,
+        (
+            (name, dequantize(one.base) + one.ortho.sparse.dense())
+            for name, one in layers.items()
+            if one.ortho.sparse is not None
+        ),
+    )
+    return loaded
+
+
+def test_codes_that_are_trained_too_come_closer_than_scales_alone(
+    whole: dict[str, torch.Tensor], layers: Layers, fitted: Layers
+) -> None:
+    both = fit(whole, layers, replace(CONFIG, codes_too=True))
+    teacher = unrounded(whole, layers)
+    assert mean_kl(teacher, at_zero(whole, both)) < mean_kl(teacher, at_zero(whole, fitted))
+    for name, layer in both.items():
+        assert layer.base.codes_OI.dtype == torch.uint8
+        assert int(layer.base.codes_OI.max()) < 2**layer.base.bits
+        assert not torch.equal(layer.base.codes_OI, layers[name].base.codes_OI)
+        assert torch.equal(layer.base.zeros_OG, layers[name].base.zeros_OG)
+
+
+@pytest.mark.parametrize("group_size", [1, 7, 16, 64])
+def test_trained_codes_begin_at_those_of_the_base_and_are_stored_as_computed(
+    whole: dict[str, torch.Tensor], group_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_autocast(monkeypatch)
+    for layer in split(whole, group_size=group_size).values():
+        base, unrounded_OI = layer.base, layer.unrounded_OI
+        assert unrounded_OI is not None
+        linear = RoundedLinear(base, unrounded_OI, torch.device("cpu"))
+        eye = torch.eye(base.codes_OI.shape[1])
+        assert torch.allclose(linear(eye).T, dequantize(base), rtol=1e-6, atol=0)
+        assert torch.equal(linear.stored(base, "layer").codes_OI, base.codes_OI)
+        with torch.no_grad():
+            linear.log_change_OG.normal_(std=0.1)
+            linear.steps_OGg.add_(torch.randn_like(linear.steps_OGg))
+        stored = linear.stored(base, "layer")
+        assert not torch.equal(stored.codes_OI, base.codes_OI)
+        assert torch.allclose(linear(eye).T, dequantize(stored), rtol=2**-10, atol=0)
+
+
+def test_rounding_lets_gradients_through_within_the_grid_and_none_beyond_it(layers: Layers) -> None:
+    layer = next(iter(layers.values()))
+    assert layer.unrounded_OI is not None
+    linear = RoundedLinear(layer.base, layer.unrounded_OI, torch.device("cpu"))
+    with torch.no_grad():
+        linear.steps_OGg[0, 0] = 1000.0  # far above the last code
+    linear.weight_OGg().sum().backward()
+    steps_grad_OGg, log_grad_OG = linear.steps_OGg.grad, linear.log_change_OG.grad
+    assert steps_grad_OGg is not None
+    assert log_grad_OG is not None
+    assert (steps_grad_OGg[0, 0] == 0).all()
+    scales_OG = layer.base.scales_OG.float()
+    assert torch.allclose(steps_grad_OGg[1, 0], scales_OG[1, 0].expand(layer.base.group_size))
+    # A scale grows with all that it scales: d/d log s of  codes * s  is that product itself.
+    assert torch.allclose(log_grad_OG, linear.weight_OGg().sum(dim=2).detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("entries", ["before", "after"])
+def test_entries_stay_whole_on_a_fitted_base(whole: dict[str, torch.Tensor], entries: str) -> None:
+    before = kept(whole, entries)
+    after = fit(whole, before, replace(CONFIG, with_entries=True))
+    weights = unrounded_weights(before)
+    teacher = unrounded(whole, before)
+    for name, layer in after.items():
+        sparse = layer.ortho.sparse
+        assert sparse is not None
+        values = (dequantize(layer.base) + sparse.dense()).flatten()[sparse.positions_k.long()]
+        wanted = weights[name].float().flatten()[sparse.positions_k.long()]
+        assert torch.allclose(values, wanted, rtol=2**-8, atol=1e-6)  # what is kept as unrounded is bf16
+    assert mean_kl(teacher, at_one(whole, after)) < mean_kl(teacher, at_one(whole, before))

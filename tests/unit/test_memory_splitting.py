@@ -27,11 +27,11 @@ from sixgig.memory.simulation.programs import simulate
 from sixgig.memory.workload import Splitting, Workload
 from sixgig.numerics.quantize import dequantize, quantize_rtn
 from sixgig.transform.distil import lesson_pieces, prepare_lessons
-from sixgig.transform.fit_scales import _ScaledLinear
 from sixgig.transform.network import install
 from sixgig.transform.restore import _FitLinear
 from sixgig.transform.sieve import InputStatistics
 from sixgig.transform.split import LayerSplit
+from sixgig.transform.trained_linear import ScaledLinear
 from sixgig.transform.training import nll_pieces
 
 CPU = torch.device("cpu")
@@ -90,11 +90,11 @@ def texts(num_texts: int) -> list[Any]:
     return [whole_text(row) for row in ids.tolist()]
 
 
-@pytest.mark.parametrize(("module", "kind"), [(_ScaledLinear, fits.ScaleFit), (_FitLinear, fits.OrthoFit)])
+@pytest.mark.parametrize(("module", "kind"), [(ScaledLinear, fits.ScaleFit), (_FitLinear, fits.OrthoFit)])
 def test_a_lesson_of_either_fit(module: Any, kind: Any, loaded: LoadedModel) -> None:
     (lesson,) = prepare_lessons(loaded, list(batches(texts(2), 2)))
     layers = parts_of(loaded)
-    given = {name: layer.base if module is _ScaledLinear else layer for name, layer in layers.items()}
+    given = {name: layer.base if module is ScaledLinear else layer for name, layer in layers.items()}
     install(loaded.network, {name: module(part, CPU) for name, part in given.items()})
     (loss,) = lesson_pieces(loaded, lesson, 1)
     real = traced_more_bytes(lambda: loss().backward())

@@ -231,6 +231,48 @@ def test_hessian_keeps_its_share_of_the_residual_and_no_factors() -> None:
         assert torch.equal(part.dense().flatten()[chosen], residual.flatten()[chosen])
 
 
+def test_entries_chosen_before_rounding_are_whole_with_s_and_leave_the_others_a_finer_grid() -> None:
+    loaded = fake_loaded()
+    for layer in linear_layers(loaded.network).values():
+        outliers = randn(*layer.weight.shape, seed=1).abs() > 2.2  # 3 in a hundred
+        layer.weight.data[outliers] *= 8
+    done = run(
+        loaded,
+        {
+            entries: arm(
+                "hessian",
+                quantize=QuantizeConfig(bits=3, group_size=16, grid="searched"),
+                ortho=OrthoConfig(rank=0, sparse_share=0.05, entries=entries),
+            )
+            for entries in ("before", "after")
+        },
+    )
+    errors = {"before": 0.0, "after": 0.0}
+    for name, layer in linear_layers(loaded.network).items():
+        for entries in errors:
+            split = done[entries][name]
+            sparse = split.ortho.sparse
+            assert sparse is not None
+            assert len(sparse.positions_k) == round(0.05 * layer.weight.numel())
+            missing = layer.weight - dequantize(split.base) - sparse.dense()
+            assert missing.flatten()[sparse.positions_k.long()].abs().max() < 1e-5
+            errors[entries] += float(missing.square().sum())
+    assert errors["before"] < 0.97 * errors["after"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"ortho": OrthoConfig(rank=4, sparse_share=0.1, entries="before")}, "before rounding"),
+        ({"ortho": OrthoConfig(entries="never")}, "unknown choice"),
+        ({"quantize": QuantizeConfig(grid="round")}, "unknown grid"),
+    ],
+)
+def test_what_no_rounding_can_do_is_refused(changes: dict[str, Any], match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        run(fake_loaded(), {"wiener": arm("wiener", **changes)})
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("victim", ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"])
 def test_nan_in_the_weights_names_the_layer(victim: str, bad: float) -> None:

@@ -78,6 +78,9 @@ def split(
     bits: Annotated[int, typer.Option("--bits", help="2, 3, 4 or 8 bits a Base weight.")] = 4,
     group_size: Annotated[int, typer.Option("--group-size", help="Weights that share a scale.")] = 64,
     method: Annotated[str, typer.Option("--method", help="rtn or gptq.")] = "rtn",
+    grid: Annotated[
+        str, typer.Option("--grid", help="minmax, or searched for the smallest error on public text.")
+    ] = "minmax",
     rank: Annotated[int, typer.Option("--rank", help="Rank of the Ortho part.")] = 16,
     device: Device = None,
     seed: Annotated[int, typer.Option("--seed", help="Decides every random draw.")] = 0,
@@ -88,7 +91,7 @@ def split(
     A row of --private is {"prefix", "secret"}, {"prompt", "completion"} or {"text"}. Base and Ortho are
     written as two folders, to be published apart or not at all; the result has not been audited.
     """
-    choice = choose(sieve, setting or [], bits, group_size, method, rank, seed)
+    choice = choose(sieve, setting or [], bits, group_size, method, rank, seed, grid)
     if choice.sieve.needs_before and before is None:
         raise InputError(
             f"the sieve {sieve} needs the model as it was before the private texts",

@@ -38,13 +38,20 @@ class PublicText:
 
 
 def choose(
-    sieve: str, words: Sequence[str], bits: int, group_size: int, method: str, rank: int, seed: int
+    sieve: str,
+    words: Sequence[str],
+    bits: int,
+    group_size: int,
+    method: str,
+    rank: int,
+    seed: int,
+    grid: str = "minmax",
 ) -> Choice:
     """The sieve with its settings, and the sizes. An unknown name is an UnknownNameError with the nearest."""
     from ..experiments.settings import changed, parse_words
     from ..numerics.bits import SUPPORTED_BITS
+    from ..transform.rounding import GRIDS, METHODS, QuantizeConfig
     from ..transform.sieve import make_sieve
-    from ..transform.split import QuantizeConfig
     from ..transform.split_model import SplitSettings
 
     chosen: Any = make_sieve(sieve)
@@ -59,8 +66,10 @@ def choose(
     faults += [f"--seed {seed}: at least 0"] if seed < 0 else []
     if faults:
         raise InputError("numbers that cannot be used", expected="; ".join(faults))
-    if method not in ("rtn", "gptq"):
-        raise UnknownNameError("quantisation method", method, ("rtn", "gptq"))
+    if method not in METHODS:
+        raise UnknownNameError("quantisation method", method, METHODS)
+    if grid not in GRIDS:
+        raise UnknownNameError("grid", grid, GRIDS)
     values, own = parse_words(words), {field.name for field in dataclasses.fields(chosen)}
     known = own | {field.name for field in dataclasses.fields(SplitSettings)}
     for key in values:
@@ -75,7 +84,7 @@ def choose(
         sieve=chosen,
         sieve_settings=dataclasses.asdict(chosen),
         settings=settings,
-        quantize=QuantizeConfig(bits=bits, group_size=group_size, method=method),
+        quantize=QuantizeConfig(bits=bits, group_size=group_size, method=method, grid=grid),
         rank=rank,
         seed=seed,
     )

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import InputError, NumericalError
 from .bits import SUPPORTED_BITS
 from .finite import all_finite
+from .grids import Grid, minmax_grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,24 +49,22 @@ def centred_codes(quantized: Quantized) -> Tensor:
     return quantized.codes_OI.to(torch.int16) - zeros_OI.to(torch.int16)
 
 
-def quantize_rtn(weight_OI: Tensor, *, bits: int, group_size: int) -> Quantized:
+def quantize_rtn(weight_OI: Tensor, *, bits: int, group_size: int, grid: Grid | None = None) -> Quantized:
     """Round-to-nearest: each weight goes to the nearest code of its own group's grid.
 
-    The grid spans [min(w, 0), max(w, 0)] of the group, so that zero is always representable.
+    Without `grid` that is `minmax_grid`'s, which spans [min(w, 0), max(w, 0)] of the group.
     Raises InputError for unsupported bits, NumericalError for NaN or Inf.
     """
     _check(weight_OI, bits, group_size)
-    scales_OG, zeros_OG = _grids(weight_OI.float(), bits, group_size)
+    grid = grid or minmax_grid(weight_OI, bits=bits, group_size=group_size)
     num_in = weight_OI.shape[1]
     codes_OI = _codes(
         weight_OI.float(),
-        _spread(scales_OG.float(), group_size, num_in),
-        _spread(zeros_OG, group_size, num_in),
+        _spread(grid.scales_OG.float(), group_size, num_in),
+        _spread(grid.zeros_OG, group_size, num_in),
         bits,
     )
-    return Quantized(
-        codes_OI=codes_OI, scales_OG=scales_OG, zeros_OG=zeros_OG, bits=bits, group_size=group_size
-    )
+    return _quantized(codes_OI, grid, bits, group_size)
 
 
 def quantize_gptq(
@@ -76,6 +75,8 @@ def quantize_gptq(
     group_size: int,
     damping: float = 0.01,
     block_size: int = 128,
+    grid: Grid | None = None,
+    kept_OI: Tensor | None = None,
 ) -> Quantized:
     """Column by column, each column's rounding error pushed onto the columns not yet rounded.
 
@@ -87,16 +88,21 @@ def quantize_gptq(
         second_moment_II: mean x x^T over public positions, fp32. It enters as H, its inverse's Cholesky
             factor steers the compensation.
         damping: share of mean(diag(H)) added to the diagonal.
+        grid: `minmax_grid`'s where none is given.
+        kept_OI: true where an entry is also kept elsewhere, as it is in `weight_OI`. It counts as exact, so
+            that what was pushed onto it goes on to the columns after it; its code is its nearest.
     """
     _check(weight_OI, bits, group_size)
     num_in = weight_OI.shape[1]
-    scales_OG, zeros_OG = _grids(weight_OI.float(), bits, group_size)
-    scales_OI = _spread(scales_OG.float(), group_size, num_in)
-    zeros_OI = _spread(zeros_OG, group_size, num_in)
+    grid = grid or minmax_grid(weight_OI, bits=bits, group_size=group_size)
+    scales_OI = _spread(grid.scales_OG.float(), group_size, num_in)
+    zeros_OI = _spread(grid.zeros_OG, group_size, num_in)
 
     order_I = torch.argsort(second_moment_II.diagonal(), descending=True, stable=True)
     factor_II = _inverse_cholesky(second_moment_II[order_I][:, order_I], damping)
-    working_OI = weight_OI.float()[:, order_I].clone()
+    original_OI = weight_OI.float()[:, order_I]
+    working_OI = original_OI.clone()
+    kept_OI = None if kept_OI is None else kept_OI[:, order_I]
     scales_OI, zeros_OI = scales_OI[:, order_I], zeros_OI[:, order_I]
 
     codes_OI = torch.empty_like(working_OI, dtype=torch.uint8)
@@ -105,9 +111,14 @@ def quantize_gptq(
         errors_OB = torch.empty_like(working_OI[:, start:stop])
         for column in range(start, stop):
             scale_O, zero_O = scales_OI[:, column], zeros_OI[:, column]
-            code_O = _codes(working_OI[:, column], scale_O, zero_O, bits)
+            value_O = working_OI[:, column]
+            if kept_OI is not None:
+                value_O = torch.where(kept_OI[:, column], original_OI[:, column], value_O)
+            code_O = _codes(value_O, scale_O, zero_O, bits)
             codes_OI[:, column] = code_O
             rounded_O = (code_O.float() - zero_O.float()) * scale_O
+            if kept_OI is not None:
+                rounded_O = torch.where(kept_OI[:, column], original_OI[:, column], rounded_O)
             error_O = (working_OI[:, column] - rounded_O) / factor_II[column, column]
             working_OI[:, column:stop] -= torch.outer(error_O, factor_II[column, column:stop])
             errors_OB[:, column - start] = error_O
@@ -115,8 +126,16 @@ def quantize_gptq(
 
     natural_OI = torch.empty_like(codes_OI)
     natural_OI[:, order_I] = codes_OI
+    return _quantized(natural_OI, grid, bits, group_size)
+
+
+def _quantized(codes_OI: Tensor, grid: Grid, bits: int, group_size: int) -> Quantized:
     return Quantized(
-        codes_OI=natural_OI, scales_OG=scales_OG, zeros_OG=zeros_OG, bits=bits, group_size=group_size
+        codes_OI=codes_OI,
+        scales_OG=grid.scales_OG,
+        zeros_OG=grid.zeros_OG,
+        bits=bits,
+        group_size=group_size,
     )
 
 
@@ -127,25 +146,6 @@ def _check(weight_OI: Tensor, bits: int, group_size: int) -> None:
         raise InputError("group size must be positive", received=str(group_size))
     if not all_finite(weight_OI):
         raise NumericalError("NaN or Inf in a weight to quantise")
-
-
-def _grids(weight_OI: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tensor]:
-    # Padding with zeros never widens a group's range, since every range holds zero anyway.
-    num_out, num_in = weight_OI.shape
-    padded = torch.nn.functional.pad(weight_OI, (0, -num_in % group_size)).view(num_out, -1, group_size)
-    low_OG = padded.amin(dim=2).clamp(max=0)
-    high_OG = padded.amax(dim=2).clamp(min=0)
-    max_code = 2**bits - 1
-    scales_OG = (high_OG - low_OG) / max_code
-    # The scale is rounded to its stored type first, so that codes are nearest on the grid that is stored.
-    # An all-zero group gets scale 1; a scale below fp16's smallest normal would lose its own precision.
-    tiny = torch.finfo(torch.float16).tiny
-    scales_OG = torch.where(high_OG > low_OG, scales_OG.clamp(min=tiny), torch.ones_like(scales_OG))
-    scales_OG = scales_OG.to(torch.float16)
-    if not all_finite(scales_OG):
-        raise NumericalError("a weight is too large for 16-bit quantisation scales")
-    zeros_OG = (-low_OG / scales_OG.float()).round().clamp(0, max_code).to(torch.uint8)
-    return scales_OG, zeros_OG
 
 
 def _spread(values_OG: Tensor, group_size: int, num_in: int) -> Tensor:

@@ -2,9 +2,11 @@
 
 loss = KL(W - M || Base) on public text. Codes and zero points stay; only the scales are trained, as in PEQA
 (Kim et al. 2023, arXiv 2305.14152, section 3) and in EfficientQAT's second phase (Chen et al. 2024, arXiv
-2407.11062, section 3.3). Deviations: the teacher's distribution takes the place of the next token, since the
-teacher is at hand and one small text would else be learnt by heart; a scale is trained through its logarithm,
-so that it stays positive and one rate suits all sizes.
+2407.11062, section 3.3). With `codes_too` the codes are trained as well, as in LLM-QAT (Liu et al. 2023,
+arXiv 2305.17888), for models small enough to keep fp32 values and their moments. Deviations: the teacher's
+distribution takes the place of the next token, since the teacher is at hand and one small text would else be
+learnt by heart; a scale is trained through its logarithm, so that it stays positive and one rate suits all
+sizes.
 
 No private text comes near: the teacher is what the sieve has left, and the text is public.
 """
@@ -16,18 +18,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.batches import TokenBatch
-from ..errors import NumericalError
 from ..load.loaded import LoadedModel
 from ..memory.ladder import Fallbacks
-from ..numerics.finite import all_finite
-from ..numerics.quantize import Quantized, centred_codes
+from ..numerics.quantize import Quantized, dequantize
+from ..numerics.sparse import SparsePart
 from .distil import endless_order, lesson_pieces, prepare_lessons
 from .network import install, install_dense
 from .split import LayerSplit
+from .trained_linear import RoundedLinear, ScaledLinear
 from .training import Schedule, minimise
 
 
@@ -37,27 +38,10 @@ class ScaleFitConfig:
 
     num_steps: int = 80
     learning_rate: float = 6e-3
-
-
-class _ScaledLinear(nn.Module):
-    """x ((codes - zeros) * scales * exp(change))^T; only `log_change_OG` is trained."""
-
-    def __init__(self, base: Quantized, device: torch.device) -> None:
-        super().__init__()
-        num_out, num_in = base.codes_OI.shape
-        self.num_in = num_in
-        padded = F.pad(centred_codes(base), (0, -num_in % base.group_size))
-        # bf16 holds whole numbers up to 256 exactly.
-        self.centred_OGg = padded.view(num_out, -1, base.group_size).to(device, torch.bfloat16)
-        self.scales_OG = base.scales_OG.to(device, torch.float32)
-        self.log_change_OG = nn.Parameter(torch.zeros_like(self.scales_OG))
-
-    def fitted_scales(self) -> Tensor:
-        return self.scales_OG * self.log_change_OG.exp()
-
-    def forward(self, x: Tensor) -> Tensor:
-        padded_OGg = self.centred_OGg * self.fitted_scales()[:, :, None]
-        return F.linear(x, padded_OGg.flatten(1)[:, : self.num_in])
+    codes_too: bool = False  # the codes are trained as well; 12 bytes a weight more while that lasts
+    with_entries: bool = (
+        False  # Base + S is brought near W - M, and not the Base alone; U V has no part in it
+    )
 
 
 def fit_scales(
@@ -72,8 +56,9 @@ def fit_scales(
     announce: Callable[[str], None] = lambda message: None,
     fallbacks: Fallbacks | None = None,
 ) -> dict[str, LayerSplit]:
-    """The same layers with fitted scales in their Bases, rounded to fp16. Codes, zero points and the Ortho
-    part stay, so an Ortho part has to be fitted after this.
+    """The same layers with fitted scales in their Bases, rounded to fp16. Zero points stay, and codes unless
+    the configuration says otherwise. The Ortho part stays too, so that U V has to be fitted after this; with
+    `with_entries` the entries of S are made whole on the fitted Base.
 
     Replaces the linear layers of `loaded`, first by W - M, then by the Base under training; the caller
     installs what it needs next.
@@ -86,12 +71,12 @@ def fit_scales(
     """
     install_dense(loaded, unrounded, dtype=torch.bfloat16)
     lessons = prepare_lessons(loaded, public)
-    modules = {name: _ScaledLinear(layer.base, loaded.device) for name, layer in layers.items()}
+    modules = {name: _student(layer, config, loaded.device) for name, layer in layers.items()}
     install(loaded.network, modules)
     generator = np.random.default_rng(np.random.SeedSequence([seed, 0x5CA1E]))
     order = endless_order(generator, len(lessons), config.num_steps)
     minimise(
-        [module.log_change_OG for module in modules.values()],
+        [parameter for module in modules.values() for parameter in module.trained()],
         lambda step, num_pieces: lesson_pieces(loaded, lessons[order[step]], num_pieces),
         Schedule(learning_rate=config.learning_rate, num_steps=config.num_steps),
         what="fitting the Base's scales",
@@ -99,10 +84,7 @@ def fit_scales(
         announce=announce,
         fallbacks=fallbacks,
     )
-    return {
-        name: replace(layer, base=replace(layer.base, scales_OG=_stored(modules[name], name)))
-        for name, layer in layers.items()
-    }
+    return {name: _fitted(layer, modules[name], name) for name, layer in layers.items()}
 
 
 def unrounded_weights(layers: Mapping[str, LayerSplit]) -> dict[str, Tensor]:
@@ -112,8 +94,31 @@ def unrounded_weights(layers: Mapping[str, LayerSplit]) -> dict[str, Tensor]:
     return {name: weight_OI for name, weight_OI in kept.items() if weight_OI is not None}
 
 
-def _stored(module: _ScaledLinear, name: str) -> Tensor:
-    scales_OG = module.fitted_scales().detach().cpu().to(torch.float16)
-    if not all_finite(scales_OG) or bool((scales_OG <= 0).any()):
-        raise NumericalError("fitted scales left the range of fp16", where=f"layer {name}")
-    return scales_OG
+def _student(layer: LayerSplit, config: ScaleFitConfig, device: torch.device) -> ScaledLinear:
+    whole = _whole_entries(layer) if config.with_entries else None
+    if not config.codes_too:
+        return ScaledLinear(layer.base, device, whole)
+    assert layer.unrounded_OI is not None, "split without keep_unrounded"
+    return RoundedLinear(layer.base, layer.unrounded_OI, device, whole)
+
+
+def _fitted(layer: LayerSplit, module: ScaledLinear, name: str) -> LayerSplit:
+    """The layer on its fitted Base; S, where the fit knew of it, makes its entries whole again."""
+    base = module.stored(layer.base, name)
+    if module.whole is None:
+        return replace(layer, base=base)
+    missing_k = module.whole.values_k - _entries(base, module.whole.positions_k)
+    sparse = replace(module.whole, values_k=missing_k)
+    return replace(layer, base=base, ortho=replace(layer.ortho, sparse=sparse))
+
+
+def _whole_entries(layer: LayerSplit) -> SparsePart | None:
+    """What Base + S hold at the entries of S: those of W."""
+    sparse = layer.ortho.sparse
+    if sparse is None:
+        return None
+    return replace(sparse, values_k=sparse.values_k + _entries(layer.base, sparse.positions_k))
+
+
+def _entries(base: Quantized, positions_k: Tensor) -> Tensor:
+    return dequantize(base).flatten()[positions_k.long()]

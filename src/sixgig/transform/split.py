@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -19,21 +19,13 @@ from ..layers.split_linear import OrthoPart
 from ..load.loaded import LoadedModel, linear_layers
 from ..numerics.finite import all_finite
 from ..numerics.lowrank import weighted_lowrank
-from ..numerics.quantize import Quantized, dequantize, quantize_gptq, quantize_rtn
+from ..numerics.quantize import Quantized, dequantize
 from ..numerics.sparse import SparsePart, keep_top_k
+from .rounding import QuantizeConfig, kept_before_rounding, round_weight
 from .sieve import Evidence, InputStatistics, Sieve
 from .streaming import LayerMoments, stream_moments
 
 PUBLIC = "public"
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuantizeConfig:
-    """How W - M becomes the Base. The calibration of `gptq` sees public text only."""
-
-    bits: int = 4
-    group_size: int = 64
-    method: str = "rtn"  # "rtn" | "gptq"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +35,7 @@ class OrthoConfig:
     rank: int = 16
     sparse_share: float = 0.0  # share of a layer's entries kept in S
     private_share: float = 0.5  # weight of the private inputs in the metric of the first guess
+    entries: str = "after"  # rounding are S's chosen | "before", for sieves that keep entries alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +48,7 @@ class Arm:
     sieve: Sieve
     private_set: str | None = None  # a key of the text sets
     before_set: str | None = None  # a key of the earlier weights
-    quantize: QuantizeConfig = QuantizeConfig()
+    quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
     ortho: OrthoConfig = OrthoConfig()
     keep_unrounded: bool = False
 
@@ -137,7 +130,7 @@ def _splits_of(
                     generator=_generator(seed, name),
                 )
                 if arm.quantize not in plain:
-                    plain[arm.quantize] = _quantize(weight_OI, evidence.statistics, arm.quantize)
+                    plain[arm.quantize] = round_weight(weight_OI, evidence.statistics, arm.quantize)
                 yield name, arm_name, split_one(evidence, arm, plain[arm.quantize])
 
 
@@ -153,24 +146,35 @@ def split_one(evidence: Evidence, arm: Arm, plain: Quantized) -> LayerSplit:
     else:
         unrounded_OI = evidence.weight_OI - removed_OI
     is_plain = not arm.sieve.keeps_before and not removed_OI.any()
-    base = plain if is_plain else _quantize(unrounded_OI, evidence.statistics, arm.quantize)
+    kept_OI = _kept_before(evidence, unrounded_OI, arm)
+    if is_plain and kept_OI is None:
+        base = plain
+    else:
+        base = round_weight(unrounded_OI, evidence.statistics, arm.quantize, kept_OI)
     return LayerSplit(
         base=_on_cpu(base),
-        ortho=_first_guess(evidence, base, arm),
+        ortho=_first_guess(evidence, base, arm, kept_OI),
         codes_changed=float((base.codes_OI != plain.codes_OI).float().mean()),
         removed_norm_share=float(removed_OI.norm() / evidence.weight_OI.norm()),
         unrounded_OI=unrounded_OI.to("cpu", torch.bfloat16) if arm.keep_unrounded else None,
     )
 
 
-def _first_guess(evidence: Evidence, base: Quantized, arm: Arm) -> OrthoPart:
+def _kept_before(evidence: Evidence, unrounded_OI: Tensor, arm: Arm) -> Tensor | None:
+    if arm.ortho.entries == "after":
+        return None
+    k = round(arm.ortho.sparse_share * unrounded_OI.numel())
+    return kept_before_rounding(unrounded_OI, evidence.statistics, arm.sieve, arm.quantize, k)
+
+
+def _first_guess(evidence: Evidence, base: Quantized, arm: Arm, kept_OI: Tensor | None) -> OrthoPart:
     """What W - Base would need: top entries for a residual-ranking sieve, else U V (+ S) in the metric."""
     num_out, num_in = evidence.weight_OI.shape
     k = round(arm.ortho.sparse_share * evidence.weight_OI.numel())
     if not arm.ortho.rank and not k:
         return OrthoPart(up_Or=torch.zeros(num_out, 0), down_rI=torch.zeros(0, num_in))
     residual_OI, statistics = evidence.weight_OI - dequantize(base), evidence.statistics
-    score_OI = arm.sieve.residual_score(residual_OI, statistics)
+    score_OI = arm.sieve.residual_score(residual_OI, statistics) if kept_OI is None else kept_OI.float()
     if score_OI is not None:
         return OrthoPart(
             up_Or=torch.zeros(num_out, 0),
@@ -196,20 +200,19 @@ def _metric(statistics: InputStatistics, private_share: float) -> Tensor:
     return (1 - private_share) * public_II + private_share * private_II
 
 
-def _quantize(weight_OI: Tensor, statistics: InputStatistics, config: QuantizeConfig) -> Quantized:
-    if config.method == "rtn":
-        return quantize_rtn(weight_OI, bits=config.bits, group_size=config.group_size)
-    if config.method == "gptq":
-        return quantize_gptq(weight_OI, statistics.public_II, bits=config.bits, group_size=config.group_size)
-    raise InputError("unknown quantisation method", expected="rtn or gptq", received=config.method)
-
-
 def _check_needs(
     arms: Mapping[str, Arm], text_sets: Mapping[str, object], before: Mapping[str, object]
 ) -> None:
     if PUBLIC not in text_sets:
         raise InputError("splitting needs public texts")
     for name, arm in arms.items():
+        if arm.ortho.entries not in ("after", "before"):
+            raise InputError(
+                "unknown choice of the entries to keep",
+                expected="after or before rounding",
+                received=arm.ortho.entries,
+                where=f"arm {name}",
+            )
         if arm.sieve.needs_before and arm.before_set not in before:
             raise InputError(
                 f"the sieve {arm.sieve.name} needs the model as it was before the private data",

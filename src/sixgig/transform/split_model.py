@@ -35,7 +35,8 @@ ShowStage = Callable[[str, float], None]
 @dataclass(frozen=True, kw_only=True)
 class SplitSettings:
     """Sizes of calibration and fits. `sparse_share` None: what suits the sieve; `scale_fit_steps` None: 100,
-    or 0 where the Ortho part keeps entries, which are chosen for the Base as it was rounded."""
+    or 0 where the Ortho part keeps entries that were chosen for the Base as it was rounded. `entries`: chosen
+    "after" rounding or "before" it, which the sieve hessian alone can."""
 
     window_tokens: int = 256
     num_calibration_windows: int = 32
@@ -49,6 +50,8 @@ class SplitSettings:
     fit_texts_per_step: int = 8
     scale_fit_steps: int | None = None
     scale_fit_learning_rate: float = 4e-3
+    scale_fit_codes: bool = False  # codes are trained with their scales; 12 bytes a weight more meanwhile
+    entries: str = "after"
 
     def __post_init__(self) -> None:
         least = {
@@ -71,6 +74,8 @@ class SplitSettings:
         ]
         if self.factor_bits not in (8, 16):
             faults.append("factor_bits must be 8 or 16")
+        if self.entries not in ("after", "before"):
+            faults.append("entries must be after or before")
         faults += [
             f"{name} must be above 0"
             for name in ("fit_learning_rate", "scale_fit_learning_rate")
@@ -83,16 +88,23 @@ class SplitSettings:
         """The Ortho part's size; `hessian` keeps entries only, so it has no rank."""
         if sieve.name == "hessian":
             share = _HESSIAN_SHARE if self.sparse_share is None else self.sparse_share
-            return OrthoConfig(rank=0, sparse_share=share)
+            return OrthoConfig(rank=0, sparse_share=share, entries=self.entries)
+        if self.entries == "before":
+            raise InputError(
+                f"the sieve {sieve.name} chooses no entries before rounding",
+                expected="the sieve hessian, whose Ortho part is entries alone",
+                todo="leave out entries=before, or take --sieve hessian",
+            )
         return OrthoConfig(rank=rank, sparse_share=self.sparse_share or 0.0, private_share=self.private_share)
 
     def scale_fit(self, ortho: OrthoConfig) -> ScaleFitConfig:
         """Raises InputError where scales and kept entries are both asked for, or the fit that must follow is
         left out."""
-        steps = self.scale_fit_steps
+        steps, whole = self.scale_fit_steps, ortho.entries == "before" and ortho.sparse_share > 0
+        clashes = not whole and bool(ortho.sparse_share or not self.fit_steps)
         if steps is None:
-            steps = 0 if ortho.sparse_share or not self.fit_steps else 100
-        if steps and (ortho.sparse_share or not self.fit_steps):
+            steps = 0 if clashes else 100
+        if steps and clashes:
             raise InputError(
                 "fitting scales changes the Base that the Ortho part was first made for",
                 expected="fit_steps of 1 or more and an Ortho part without entries, to be fitted anew",
@@ -100,7 +112,12 @@ class SplitSettings:
                 f"{ortho.sparse_share:.1%}",
                 todo="set scale_fit_steps=0",
             )
-        return ScaleFitConfig(num_steps=steps, learning_rate=self.scale_fit_learning_rate)
+        return ScaleFitConfig(
+            num_steps=steps,
+            learning_rate=self.scale_fit_learning_rate,
+            codes_too=self.scale_fit_codes,
+            with_entries=whole,
+        )
 
     def fit(self) -> FitConfig:
         return FitConfig(

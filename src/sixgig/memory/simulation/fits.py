@@ -41,7 +41,7 @@ class FitPass(TrainingPass):
 
 
 class ScaleFit(FitPass):
-    """`transform.fit_scales._ScaledLinear`: the weight is made from codes and scales in every pass."""
+    """`transform.trained_linear.ScaledLinear`: the weight is made from codes and scales in every pass."""
 
     def linear(
         self, name: str, x: Block, num_in: int, num_out: int, *, x_bytes: int, part: str = "linear"
