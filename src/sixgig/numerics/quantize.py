@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import InputError, NumericalError
 from .bits import SUPPORTED_BITS
+from .cholesky import inverse_upper_factor
 from .finite import all_finite
 
 
@@ -95,7 +96,7 @@ def quantize_gptq(
     zeros_OI = _spread(zeros_OG, group_size, num_in)
 
     order_I = torch.argsort(second_moment_II.diagonal(), descending=True, stable=True)
-    factor_II = _inverse_cholesky(second_moment_II[order_I][:, order_I], damping)
+    factor_II = inverse_upper_factor(second_moment_II, order_I, damping)
     working_OI = weight_OI.float()[:, order_I].clone()
     scales_OI, zeros_OI = scales_OI[:, order_I], zeros_OI[:, order_I]
 
@@ -154,13 +155,3 @@ def _spread(values_OG: Tensor, group_size: int, num_in: int) -> Tensor:
 
 def _codes(weight: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
     return (weight / scale + zero.float()).round().clamp(0, 2**bits - 1).to(torch.uint8)
-
-
-def _inverse_cholesky(second_moment_II: Tensor, damping: float) -> Tensor:
-    """Upper Cholesky factor of H^-1 (not of H)."""
-    damped_II = second_moment_II.double()
-    damped_II = damped_II + damping * damped_II.diagonal().mean() * torch.eye(
-        len(damped_II), dtype=damped_II.dtype, device=damped_II.device
-    )
-    inverse_II = torch.cholesky_inverse(torch.linalg.cholesky(damped_II))
-    return torch.linalg.cholesky(inverse_II, upper=True).float()
