@@ -18,7 +18,7 @@ from ..hardware import return_freed_memory
 from ..layers.split_linear import OrthoPart
 from ..load.loaded import LoadedModel, linear_layers
 from ..numerics.finite import all_finite
-from ..numerics.lowrank import weighted_lowrank
+from ..numerics.lowrank import WeightedSum, weighted_lowrank
 from ..numerics.quantize import Quantized, dequantize, quantize_gptq, quantize_rtn
 from ..numerics.sparse import SparsePart, keep_top_k
 from .sieve import Evidence, InputStatistics, Sieve
@@ -94,7 +94,7 @@ def split_layers_of(
     Raises:
         InputError when a sieve lacks what it needs; NumericalError naming the layer.
     """
-    _check_needs(arms, text_sets, before)
+    check_needs(arms, text_sets, before)
     linears = linear_layers(loaded.network)
     _check_weights(linears)
     results: dict[str, dict[str, LayerSplit]] = {name: {} for name in arms}
@@ -134,18 +134,29 @@ def _splits_of(
                     weight_OI=weight_OI,
                     before_OI=earlier.get(arm.before_set or ""),
                     statistics=statistics[arm.private_set],
-                    generator=_generator(seed, name),
+                    generator=generator_of(seed, name),
                 )
                 if arm.quantize not in plain:
-                    plain[arm.quantize] = _quantize(weight_OI, evidence.statistics, arm.quantize)
+                    plain[arm.quantize] = quantized(weight_OI, evidence.statistics, arm.quantize)
                 yield name, arm_name, split_one(evidence, arm, plain[arm.quantize])
 
 
 def split_one(evidence: Evidence, arm: Arm, plain: Quantized) -> LayerSplit:
     """One layer: remove, quantise, then look at what is missing on the quantised Base. `plain` is Q(W)."""
+    removed_OI = removed_from(evidence, arm)
+    return split_removed(evidence, arm, removed_OI, plain)
+
+
+def removed_from(evidence: Evidence, arm: Arm) -> Tensor:
+    """M [O, I]. Raises NumericalError naming the layer where it holds NaN or Inf."""
     removed_OI = arm.sieve.removed(evidence)
     if not all_finite(removed_OI):
         raise NumericalError(f"the sieve {arm.sieve.name} gave NaN or Inf", where=f"layer {evidence.name}")
+    return removed_OI
+
+
+def split_removed(evidence: Evidence, arm: Arm, removed_OI: Tensor, plain: Quantized) -> LayerSplit:
+    """One layer without its M: quantised, and what is missing then. `plain` is Q(W)."""
     if arm.sieve.keeps_before:
         assert evidence.before_OI is not None  # or the sieve would have refused
         # W - (W - W0) is W0 but for rounding, and that rounding would carry traces of W into the Base.
@@ -153,7 +164,7 @@ def split_one(evidence: Evidence, arm: Arm, plain: Quantized) -> LayerSplit:
     else:
         unrounded_OI = evidence.weight_OI - removed_OI
     is_plain = not arm.sieve.keeps_before and not removed_OI.any()
-    base = plain if is_plain else _quantize(unrounded_OI, evidence.statistics, arm.quantize)
+    base = plain if is_plain else quantized(unrounded_OI, evidence.statistics, arm.quantize)
     return LayerSplit(
         base=_on_cpu(base),
         ortho=_first_guess(evidence, base, arm),
@@ -187,8 +198,10 @@ def _first_guess(evidence: Evidence, base: Quantized, arm: Arm) -> OrthoPart:
     return OrthoPart(up_Or=up_Or.cpu(), down_rI=down_rI.cpu(), sparse=sparse)
 
 
-def _metric(statistics: InputStatistics, private_share: float) -> Tensor:
+def _metric(statistics: InputStatistics, private_share: float) -> Tensor | WeightedSum:
     # Both moments are brought to one trace, so that the share means what it says.
+    if statistics.in_blocks:
+        return WeightedSum(tuple(_shares(statistics, private_share)))
     public_II = statistics.public_II / statistics.public_II.diagonal().mean()
     if statistics.private_II is None:
         return public_II
@@ -196,7 +209,19 @@ def _metric(statistics: InputStatistics, private_share: float) -> Tensor:
     return (1 - private_share) * public_II + private_share * private_II
 
 
-def _quantize(weight_OI: Tensor, statistics: InputStatistics, config: QuantizeConfig) -> Quantized:
+def _shares(statistics: InputStatistics, private_share: float) -> Iterator[tuple[float, Tensor]]:
+    """`_metric`'s terms, with no matrix made for them."""
+    is_alone = statistics.private_II is None
+    yield (1 if is_alone else 1 - private_share) / _mean_size(statistics.public_II), statistics.public_II
+    if statistics.private_II is not None:
+        yield private_share / _mean_size(statistics.private_II), statistics.private_II
+
+
+def _mean_size(moment_II: Tensor) -> float:
+    return float(moment_II.diagonal().mean())
+
+
+def quantized(weight_OI: Tensor, statistics: InputStatistics, config: QuantizeConfig) -> Quantized:
     if config.method == "rtn":
         return quantize_rtn(weight_OI, bits=config.bits, group_size=config.group_size)
     if config.method == "gptq":
@@ -204,7 +229,7 @@ def _quantize(weight_OI: Tensor, statistics: InputStatistics, config: QuantizeCo
     raise InputError("unknown quantisation method", expected="rtn or gptq", received=config.method)
 
 
-def _check_needs(
+def check_needs(
     arms: Mapping[str, Arm], text_sets: Mapping[str, object], before: Mapping[str, object]
 ) -> None:
     if PUBLIC not in text_sets:
@@ -226,7 +251,7 @@ def _check_weights(linears: Mapping[str, nn.Linear]) -> None:
             raise NumericalError("NaN or Inf in the weights", where=f"layer {name}")
 
 
-def _generator(seed: int, name: str) -> torch.Generator:
+def generator_of(seed: int, name: str) -> torch.Generator:
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 

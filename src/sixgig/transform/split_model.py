@@ -15,7 +15,7 @@ from ..data.batches import TokenSequence, batches, whole_text
 from ..data.corpora import token_windows
 from ..data.private import PrivateRecord
 from ..errors import InputError
-from ..load.container import ModelTensors, layer_reader
+from ..load.container import ModelTensors, StoredTensors, layer_reader, slices
 from ..load.loaded import LoadedModel, linear_layers
 from ..memory.ladder import Fallbacks
 from .distil import prepare_lessons
@@ -225,7 +225,7 @@ def split_model(
     )
 
 
-def require_same_elsewhere(model: ModelTensors, before: ModelTensors, layer_names: Sequence[str]) -> None:
+def require_same_elsewhere(model: StoredTensors, before: StoredTensors, layer_names: Sequence[str]) -> None:
     """Raises InputError naming the tensors, other than the split layers' weights, that differ.
 
     They go into the Base as they are, so what private data changed in them would be published. Values are
@@ -251,15 +251,19 @@ def require_same_elsewhere(model: ModelTensors, before: ModelTensors, layer_name
         raise InputError("--before is another model", received=f"{wrong[0]} is missing or of another shape")
 
 
-def _is_same_shape(model: ModelTensors, name: str, before: ModelTensors, earlier: str) -> bool:
+def _is_same_shape(model: StoredTensors, name: str, before: StoredTensors, earlier: str) -> bool:
     return name in model.names and earlier in before.names and model.shape(name) == before.shape(earlier)
 
 
-def _is_same(model: ModelTensors, name: str, before: ModelTensors, earlier: str) -> bool:
+def _is_same(model: StoredTensors, name: str, before: StoredTensors, earlier: str) -> bool:
     if not _is_same_shape(model, name, before, earlier):
         return False
-    now = model.get(name)
-    return bool((before.get(earlier).to(now.dtype) == now).all())
+    if not model.shape(name):
+        return bool(before.get(earlier).to(model.get(name).dtype) == model.get(name))
+    return all(
+        bool((before.rows(earlier, start, start + len(now)).to(now.dtype) == now).all())
+        for start, now in slices(model, name)
+    )
 
 
 def private_sequences(
