@@ -12,10 +12,10 @@ from tiny_model import tiny_folder
 
 from sixgig.data.batches import TokenBatch, collate, secret_only, whole_text
 from sixgig.errors import IntegrityError, NumericalError
-from sixgig.load.loaded import LoadedModel, load, load_tokenizer
+from sixgig.load.loaded import LoadedModel, load
 from sixgig.load.tensor_reader import TensorReader
 from sixgig.transform import layer_walk
-from sixgig.transform.layer_walk import LayerWalk
+from sixgig.transform.layer_walk import LayerWalk, empty_model
 from sixgig.transform.streaming import stream_moments
 
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ def sharded(folder: Path, *, dtype: torch.dtype = torch.float32) -> Path:
 
 
 def walk_of(folder: Path) -> LayerWalk:
-    return LayerWalk(folder, load_tokenizer(folder), text_sets(load(folder)), CPU)
+    return LayerWalk(empty_model(folder, CPU), text_sets(load(folder)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -92,7 +92,7 @@ def test_nan_is_named_when_its_layer_is_read(tmp_path: Path) -> None:
     tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
     save_file(tensors, folder / "model.safetensors")
     clean = tiny_folder(tmp_path / "clean")
-    walk = LayerWalk(folder, load_tokenizer(folder), text_sets(load(clean)), CPU)
+    walk = LayerWalk(empty_model(folder, CPU), text_sets(load(clean)))
     walk.walk(0)
     with pytest.raises(NumericalError, match=r"layers\.1\.mlp\.up_proj"):
         walk.walk(1)

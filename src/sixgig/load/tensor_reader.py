@@ -64,8 +64,11 @@ class TensorReader:
             raise self._missing(name)
         return self._shapes[name]
 
+    def dtype(self, name: str) -> torch.dtype:
+        return self._file(name).dtype(name)
+
     def num_bytes(self, name: str) -> int:
-        return torch.Size(self.shape(name)).numel() * self._file(name).dtype(name).itemsize
+        return torch.Size(self.shape(name)).numel() * self.dtype(name).itemsize
 
     def _file(self, name: str) -> TensorFile:
         if name not in self._path_of:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.batches import TokenBatch
-from ..load.loaded import LoadedModel, linear_layers
+from ..load.loaded import LoadedModel, linear_layers, load_tokenizer
 from ..load.skeleton import empty_network, put_parameter
 from ..load.tensor_reader import TensorReader
 from ..units import GIB
@@ -41,27 +41,25 @@ class WalkedLayer:
     groups: list[tuple[tuple[str, ...], dict[str, Tensor]]]
 
 
-class LayerWalk:
-    """The texts on their way through the model in `folder`; go layer by layer with `walk` or `skip`."""
+def empty_model(folder: Path, device: torch.device) -> LoadedModel:
+    """The model in `folder` with its tokenizer and without weights; they are to be used on `device`."""
+    weight_bytes = sum(path.stat().st_size for path in TensorReader(folder).paths)
+    network = empty_network(folder, weight_bytes=weight_bytes)
+    _move_buffers(network, device)
+    return LoadedModel(network=network, tokenizer=load_tokenizer(folder), folder=folder, device=device)
 
-    def __init__(
-        self,
-        folder: Path,
-        tokenizer: Any,
-        text_sets: Mapping[str, Sequence[TokenBatch]],
-        device: torch.device,
-    ) -> None:
-        """Raises what `empty_network` and `TensorReader` do for a folder that holds no such model."""
-        self.tensors = TensorReader(folder)
-        weight_bytes = sum(path.stat().st_size for path in self.tensors.paths)
-        network = empty_network(folder, weight_bytes=weight_bytes)
-        self.model = LoadedModel(network=network, tokenizer=tokenizer, folder=folder, device=device)
-        self.layers = decoder_layers(network)
-        self._device = device
-        self._linears = set(linear_layers(network))
-        self._prefix = {id(module): name for name, module in network.named_modules()}
-        _move_buffers(network, device)
-        self.dtype = _waiting_dtype(text_sets, network.config.hidden_size)
+
+class LayerWalk:
+    """The texts on their way through a model; go layer by layer with `walk` or `skip`."""
+
+    def __init__(self, model: LoadedModel, text_sets: Mapping[str, Sequence[TokenBatch]]) -> None:
+        """`model`: as `empty_model` gives it. Raises what `TensorReader` does for a damaged folder."""
+        self.tensors = TensorReader(model.folder)
+        self.model, self._device = model, model.device
+        self.layers = decoder_layers(model.network)
+        self._linears = set(linear_layers(model.network))
+        self._prefix = {id(module): name for name, module in model.network.named_modules()}
+        self.dtype = _waiting_dtype(text_sets, model.network.config.hidden_size)
         self.flows = self._entered(text_sets)
         self._at = 0
 
