@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hmac
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,19 +14,22 @@ import typer
 from ..catalogue import ModelSpec
 from ..catalogue.splitting import require_splittable
 from ..errors import InputError
-from ..files import sha256_file, sweep_orphans
+from ..files import sweep_orphans
 from ..hardware import Hardware, probe
 from ..load.fetch import find_model, model_folder
 from ..memory import DoesNotFit, Splitting, Wishes, estimate
 from ..units import format_bytes
 from .common import Json, chosen_card, print_json, print_table, say
 from .device import Device, choose_device
-from .split_choice import Choice, PublicText, choose, read_public
+from .split_choice import Choice, choose, read_public
+from .split_disk import split_from_disk
+from .split_sources import Done, Sources, manifest_of
 
 if TYPE_CHECKING:
     from ..data.private import PrivateRecord
     from ..load.artifact import SplitSizes
     from ..transform.split_model import ModelSplit
+    from ..transform.split_stream import StreamedSplit
 
 EXAMPLES = (
     "sixgig split ./tuned --before smollm2-135m-instruct --private diary.jsonl --public wiki.txt -o my-split",
@@ -49,19 +51,6 @@ _CLAIMS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sources:
-    """What the split is made from. The private file is named by a keyed digest alone, its key kept in ortho/:
-    a plain digest would let anyone with the manifest try guesses of a short file."""
-
-    folder: Path
-    before_folder: Path | None
-    records: tuple[PrivateRecord, ...] = field(repr=False)
-    public: PublicText = field(repr=False)
-    hmac_key: str = field(repr=False)
-    private_hmac: str
-
-
 def split(
     model: Annotated[str, typer.Argument(help="The model that saw the private texts: a name or a folder.")],
     private: Annotated[Path, typer.Option("--private", help="The private texts, JSONL.")],
@@ -79,6 +68,13 @@ def split(
     group_size: Annotated[int, typer.Option("--group-size", help="Weights that share a scale.")] = 64,
     method: Annotated[str, typer.Option("--method", help="rtn or gptq.")] = "rtn",
     rank: Annotated[int, typer.Option("--rank", help="Rank of the Ortho part.")] = 16,
+    layers_from: Annotated[
+        str | None,
+        typer.Option(
+            "--layers-from",
+            help="memory: the whole model at once; disk: layer by layer, resumable. Default: what fits.",
+        ),
+    ] = None,
     device: Device = None,
     seed: Annotated[int, typer.Option("--seed", help="Decides every random draw.")] = 0,
     json: Json = False,
@@ -102,27 +98,20 @@ def split(
     require_empty(out)
     sweep_orphans(out.absolute().parent)  # a killed save leaves private weights in a temporary folder
     records, public_text = read_private(private), read_public(public)
-    key = secrets.token_bytes(32)
-    private_hmac = hmac.new(key, private.read_bytes(), "sha256").hexdigest()
     hardware = probe()
     device_name = choose_device(device, hardware)
     _check_fits(spec, choice, records, device_name, hardware)
     folder = model_folder(model)
     before_folder = model_folder(before) if before is not None else None
-    done, sizes, manifest = _work(
-        Sources(
-            folder=folder,
-            before_folder=before_folder,
-            records=records,
-            public=public_text,
-            hmac_key=key.hex(),
-            private_hmac=private_hmac,
-        ),
-        choice,
-        out,
-        device_name,
-        quiet=json,
+    sources = Sources(
+        folder=folder,
+        before_folder=before_folder,
+        records=records,
+        public=public_text,
+        private_content=private.read_bytes(),
     )
+    work = _from_disk if layers_from == "disk" else _work
+    done, sizes, manifest = work(sources, choice, out, device_name, quiet=json)
     _show(out, manifest, done, sizes, json)
 
 
@@ -194,7 +183,15 @@ def _work(
             announce=say if quiet else progress.note,
         )
         stages.show("save", 0.0)
-        manifest = _manifest(choice, done, sources)
+        hmac_key = secrets.token_bytes(32).hex()
+        manifest = manifest_of(
+            choice,
+            done,
+            sources,
+            hmac_key=hmac_key,
+            weights_sha256=sources.weights_sha256(),
+            layers_from="memory",
+        )
         sizes = save_split(
             out,
             loaded_folder=sources.folder,
@@ -202,10 +199,25 @@ def _work(
             orthos={name: layer.ortho for name, layer in done.layers.items()},
             manifest=manifest,
             factor_bits=choice.settings.factor_bits,
-            private_facts={"hmac_key": sources.hmac_key},
+            private_facts={"hmac_key": hmac_key},
         )
         stages.finish()
     return done, sizes, manifest
+
+
+def _from_disk(
+    sources: Sources, choice: Choice, out: Path, device: str, *, quiet: bool
+) -> tuple[StreamedSplit, SplitSizes, dict[str, Any]]:
+    from ..experiments.progress import RunProgress
+
+    with RunProgress({"read": 1.0, "split": 8.0, "save": 2.0}, quiet=quiet) as progress:
+        stages = _Stages(progress)
+        found = split_from_disk(
+            sources, choice, out, device, show=stages.show, announce=say if quiet else progress.note
+        )
+        stages.finish()
+    assert found is not None  # it was not told to stop
+    return found
 
 
 class _Stages:
@@ -226,41 +238,7 @@ class _Stages:
             self._progress.end()
 
 
-def _manifest(choice: Choice, done: ModelSplit, sources: Sources) -> dict[str, Any]:
-    before, public = sources.before_folder, sources.public
-    return {
-        "sieve": {"name": choice.sieve.name, **choice.sieve_settings},
-        "claim": choice.sieve.claim,
-        "audited": False,
-        "quantisation": asdict(choice.quantize) | {"scale_fit_steps": done.num_scale_fit_steps},
-        "ortho": {"rank": choice.rank, **asdict(choice.settings)},
-        "seed": choice.seed,
-        "codes_changed": done.codes_changed,
-        "data": {
-            "model": _weights_sha256(sources.folder),
-            "before": None if before is None else _weights_sha256(before),
-            "public": {
-                "sha256": public.sha256,
-                "num_rows": public.num_rows,
-                "num_calibration_windows": done.num_calibration_windows,
-                "num_fit_windows": done.num_fit_windows,
-            },
-            "private": {
-                "hmac_sha256": sources.private_hmac,
-                "num_rows": len(sources.records),
-                "num_tokens": done.num_private_tokens,
-            },
-        },
-    }
-
-
-def _weights_sha256(folder: Path) -> dict[str, str]:
-    from ..load.container import ModelTensors
-
-    return {path.name: sha256_file(path) for path in ModelTensors(folder).paths}
-
-
-def _show(out: Path, manifest: dict[str, Any], done: ModelSplit, sizes: SplitSizes, json: bool) -> None:
+def _show(out: Path, manifest: dict[str, Any], done: Done, sizes: SplitSizes, json: bool) -> None:
     if json:
         print_json({"folder": str(out), **manifest, "sizes": asdict(sizes)})
     else:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..errors import NumericalError
 
-BLOCK = 1024  # columns factored, and rows solved, at a time
+BLOCK = 1024  # columns factored at a time
+ROWS = 512  # solved at a time
 
 
 def factor_in_place(matrix_II: Tensor, *, block: int = BLOCK) -> bool:
@@ -40,7 +41,7 @@ def factor_in_place(matrix_II: Tensor, *, block: int = BLOCK) -> bool:
     return True
 
 
-def filtered_rows(rows_OI: Tensor, signal_II: Tensor, factor_II: Tensor, *, block: int = BLOCK) -> Tensor:
+def filtered_rows(rows_OI: Tensor, signal_II: Tensor, factor_II: Tensor, *, block: int = ROWS) -> Tensor:
     """rows signal (L L^T)^-1 [O, I] in the type of `rows_OI`, a few rows at a time.
 
     Equals `torch.cholesky_solve(signal_II @ rows_OI.T, factor_II).T`, computed in fp64.
@@ -51,19 +52,30 @@ def filtered_rows(rows_OI: Tensor, signal_II: Tensor, factor_II: Tensor, *, bloc
     """
     out_OI = torch.empty_like(rows_OI)
     for start in range(0, len(rows_OI), block):
-        wide_RI = rows_OI[start : start + block].double()
-        product_RI = torch.empty_like(wide_RI)
-        for column in range(0, len(signal_II), block):
-            signal_IB = signal_II[:, column : column + block].double()
-            product_RI[:, column : column + block] = wide_RI @ signal_IB
-        half_RI = torch.linalg.solve_triangular(factor_II.T, product_RI, upper=True, left=False)
-        out_OI[start : start + block] = torch.linalg.solve_triangular(
-            factor_II, half_RI, upper=False, left=False
-        )
+        few_RI = rows_OI[start : start + block]
+        out_OI[start : start + block] = _filtered_few(few_RI, signal_II, factor_II, block)
     return out_OI
 
 
-def inverse_diagonal(factor_II: Tensor, *, block: int = BLOCK) -> Tensor:
+def _filtered_few(few_RI: Tensor, signal_II: Tensor, factor_II: Tensor, block: int) -> Tensor:
+    wide_RI = few_RI.double()
+    product_RI = torch.empty_like(wide_RI)
+    for start in range(0, len(signal_II), block):
+        stop = start + block
+        product_RI[:, start:stop] = wide_RI @ signal_II[:, start:stop].double()
+    del wide_RI
+    half_RI = torch.linalg.solve_triangular(factor_II.T, product_RI, upper=True, left=False)
+    del product_RI
+    return torch.linalg.solve_triangular(factor_II, half_RI, upper=False, left=False)
+
+
+def add_widened(sum_II: Tensor, added_II: Tensor, *, block: int = BLOCK) -> None:
+    """sum += added, of a narrower type. torch on a CPU would widen all of it first."""
+    for start in range(0, len(sum_II), block):
+        sum_II[start : start + block] += added_II[start : start + block].double()
+
+
+def inverse_diagonal(factor_II: Tensor, *, block: int = ROWS) -> Tensor:
     """diag((L L^T)^-1) [I] in fp64: the squared lengths of L^-1's columns."""
     lengths = [
         _inverse_columns(factor_II, start, block).square().sum(dim=0)

@@ -69,9 +69,31 @@ def quantize_rtn(weight_OI: Tensor, *, bits: int, group_size: int) -> Quantized:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Steering:
+    """What GPTQ knows of a layer's inputs: the order in which columns are taken, and U in that order."""
+
+    order_I: Tensor
+    factor_II: Tensor  # upper Cholesky factor of the inverse of H; fp32
+
+
+def steering(second_moment_II: Tensor, damping: float = 0.01) -> Steering:
+    """For `quantize_gptq`; once for all weights that read one input.
+
+    Args:
+        second_moment_II: mean x x^T over public positions, fp32. It enters as H, its inverse's Cholesky
+            factor steers the compensation.
+        damping: share of mean(diag(H)) added to the diagonal.
+    Raises:
+        NumericalError where H is not positive definite.
+    """
+    order_I = torch.argsort(second_moment_II.diagonal(), descending=True, stable=True)
+    return Steering(order_I=order_I, factor_II=inverse_upper_factor(second_moment_II, order_I, damping))
+
+
 def quantize_gptq(
     weight_OI: Tensor,
-    second_moment_II: Tensor,
+    second_moment_II: Tensor | Steering,
     *,
     bits: int,
     group_size: int,
@@ -85,20 +107,18 @@ def quantize_gptq(
     that the stored layout stays in natural column order.
 
     Args:
-        second_moment_II: mean x x^T over public positions, fp32. It enters as H, its inverse's Cholesky
-            factor steers the compensation.
-        damping: share of mean(diag(H)) added to the diagonal.
+        second_moment_II, damping: as `steering` takes them; or what that gave, and then no damping is used.
     """
     _check(weight_OI, bits, group_size)
     num_in = weight_OI.shape[1]
     scales_OG, zeros_OG = _grids(weight_OI.float(), bits, group_size)
-    scales_OI = _spread(scales_OG.float(), group_size, num_in)
-    zeros_OI = _spread(zeros_OG, group_size, num_in)
-
-    order_I = torch.argsort(second_moment_II.diagonal(), descending=True, stable=True)
-    factor_II = inverse_upper_factor(second_moment_II, order_I, damping)
-    working_OI = weight_OI.float()[:, order_I].clone()
-    scales_OI, zeros_OI = scales_OI[:, order_I], zeros_OI[:, order_I]
+    # First, since it takes the most room for a moment.
+    given = second_moment_II
+    steered = given if isinstance(given, Steering) else steering(given, damping)
+    order_I, factor_II = steered.order_I, steered.factor_II
+    working_OI = weight_OI.float()[:, order_I]
+    scales_OI = _spread(scales_OG.float(), group_size, num_in)[:, order_I]
+    zeros_OI = _spread(zeros_OG, group_size, num_in)[:, order_I]
 
     codes_OI = torch.empty_like(working_OI, dtype=torch.uint8)
     for start in range(0, num_in, block_size):

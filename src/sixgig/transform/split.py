@@ -225,7 +225,7 @@ def quantized(weight_OI: Tensor, statistics: InputStatistics, config: QuantizeCo
     if config.method == "rtn":
         return quantize_rtn(weight_OI, bits=config.bits, group_size=config.group_size)
     if config.method == "gptq":
-        return quantize_gptq(weight_OI, statistics.public_II, bits=config.bits, group_size=config.group_size)
+        return quantize_gptq(weight_OI, statistics.steering(), bits=config.bits, group_size=config.group_size)
     raise InputError("unknown quantisation method", expected="rtn or gptq", received=config.method)
 
 

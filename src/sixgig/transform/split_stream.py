@@ -154,20 +154,24 @@ def _splits_of(
             announce=announce,
         )
 
-        def evidence_of(name: str, statistics: InputStatistics = statistics) -> Evidence:
+        def evidence_of(
+            name: str, *, with_before: bool, statistics: InputStatistics = statistics
+        ) -> Evidence:
             return Evidence(
                 name=name,
                 weight_OI=walked.weights[name].to(device).float(),
-                before_OI=before(name).to(device).float() if before else None,
+                before_OI=before(name).to(device).float() if before and with_before else None,
                 statistics=statistics,
                 generator=generator_of(seed, name),
             )
 
         # First what leaves each layer of the group: the solved matrix is gone when they are quantised.
-        removed = {name: removed_from(evidence_of(name), arm) for name in names}
+        removed = {name: removed_from(evidence_of(name, with_before=True), arm) for name in names}
         statistics.forget()
+        if arm.quantize.method == "gptq":
+            statistics.steering()  # while no weight lies beside it
         for name in names:
-            evidence = evidence_of(name)
+            evidence = evidence_of(name, with_before=arm.sieve.keeps_before)
             plain = quantized(evidence.weight_OI, statistics, arm.quantize)
             yield name, split_removed(evidence, arm, removed.pop(name), plain)
             del evidence, plain

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from ...numerics.quantize import Steering
+
 # Shares of each diagonal entry, tried in turn where moments in fp32 are not positive definite.
 _RAISES = (1e-6, 1e-5, 1e-4, 1e-3)
 
@@ -33,6 +35,7 @@ class InputStatistics:
     in_blocks: bool = False
     announce: Callable[[str], None] | None = None
     _solved: dict[tuple[float, float], Tensor] = field(default_factory=dict, repr=False)
+    _steering: list[Steering] = field(default_factory=list, repr=False)
 
     def require_private(self, sieve: str) -> Tensor:
         if self.private_II is None:
@@ -51,8 +54,16 @@ class InputStatistics:
         return filtered_rows(change_OI, self.require_private("wiener"), self._solved[key])
 
     def forget(self) -> None:
-        """Lets go of what was solved."""
+        """Lets go of what was solved for the sieve."""
         self._solved.clear()
+
+    def steering(self) -> Steering:
+        """What GPTQ needs of the public inputs; made once and kept."""
+        from ...numerics.quantize import steering
+
+        if not self._steering:
+            self._steering.append(steering(self.public_II))
+        return self._steering[0]
 
     def wiener_filter(self, noise_weight: float, damping: float) -> Tensor:
         """A_f (A_f + lambda A_r + eps I)^-1 [I, I], eps = damping * mean(diag(A_f + lambda A_r)).
@@ -84,13 +95,13 @@ class InputStatistics:
         once each diagonal entry is raised by a share of itself; scaling features (Jacobi) could not help,
         since Cholesky's method comes to the same result whatever their scale.
         """
-        from ...numerics.cholesky import factor_in_place
+        from ...numerics.cholesky import add_widened, factor_in_place
 
         for share in raises:
             if share and self.announce is None:
                 break
             total_II = self.public_II.double().mul_(noise_weight)
-            total_II.add_(self.require_private("wiener"))
+            add_widened(total_II, self.require_private("wiener"))
             diagonal_I = total_II.diagonal()
             diagonal_I.add_(share * diagonal_I + damping * float(diagonal_I.mean()))
             if factor_in_place(total_II):
