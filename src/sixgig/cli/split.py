@@ -13,11 +13,11 @@ import typer
 
 from ..catalogue import ModelSpec
 from ..catalogue.splitting import require_splittable
-from ..errors import InputError
+from ..errors import InputError, UnknownNameError
 from ..files import sweep_orphans
 from ..hardware import Hardware, probe
 from ..load.fetch import find_model, model_folder
-from ..memory import DoesNotFit, Splitting, Wishes, estimate
+from ..memory import DoesNotFit, MemoryPlan, Splitting, Wishes, estimate
 from ..units import format_bytes
 from .common import Json, chosen_card, print_json, print_table, say
 from .device import Device, choose_device
@@ -84,6 +84,8 @@ def split(
     A row of --private is {"prefix", "secret"}, {"prompt", "completion"} or {"text"}. Base and Ortho are
     written as two folders, to be published apart or not at all; the result has not been audited.
     """
+    if layers_from not in (None, "memory", "disk"):
+        raise UnknownNameError("place to read layers from", str(layers_from), ("memory", "disk"))
     choice = choose(sieve, setting or [], bits, group_size, method, rank, seed)
     if choice.sieve.needs_before and before is None:
         raise InputError(
@@ -100,7 +102,10 @@ def split(
     records, public_text = read_private(private), read_public(public)
     hardware = probe()
     device_name = choose_device(device, hardware)
-    _check_fits(spec, choice, records, device_name, hardware)
+    plan = _planned(spec, choice, records, device_name, hardware, layers_from)
+    from_disk = plan.workload.splitting.layers_from == "disk"
+    if from_disk:
+        choice = _choice_from_disk(choice, plan, layers_from)
     folder = model_folder(model)
     before_folder = model_folder(before) if before is not None else None
     sources = Sources(
@@ -110,14 +115,19 @@ def split(
         public=public_text,
         private_content=private.read_bytes(),
     )
-    work = _from_disk if layers_from == "disk" else _work
+    work = _from_disk if from_disk else _work
     done, sizes, manifest = work(sources, choice, out, device_name, quiet=json)
     _show(out, manifest, done, sizes, json)
 
 
-def _check_fits(
-    spec: ModelSpec, choice: Choice, records: Sequence[PrivateRecord], device: str, hardware: Hardware
-) -> None:
+def _planned(
+    spec: ModelSpec,
+    choice: Choice,
+    records: Sequence[PrivateRecord],
+    device: str,
+    hardware: Hardware,
+    layers_from: str | None,
+) -> MemoryPlan:
     """Raises `DoesNotFit` for these texts with these settings, before anything is loaded."""
     settings, window = choice.settings, choice.settings.window_tokens
     # Not tokenised yet: prose has more than two bytes a token, so that these are tokens enough for it.
@@ -133,6 +143,7 @@ def _check_fits(
         solves=choice.sieve.needs_private and choice.sieve.needs_before,
         fits_scales=settings.scale_fit(ortho).num_steps > 0,
         fits_ortho=ortho.rank > 0,
+        method=choice.quantize.method,
     )
     result = estimate(
         spec,
@@ -142,6 +153,7 @@ def _check_fits(
             context=window,
             group_size=choice.quantize.group_size,
             splitting=splitting,
+            layers_from=layers_from,
         ),
         card=chosen_card(None, hardware) if device == "cuda" else None,
         ram_bytes=hardware.ram_bytes,
@@ -149,6 +161,16 @@ def _check_fits(
     if not result.fits:
         answers = (answer.replace("--context ", "-s window_tokens=") for answer in result.would_fit)
         raise DoesNotFit(replace(result, would_fit=tuple(answers)))
+    return result
+
+
+def _choice_from_disk(choice: Choice, result: MemoryPlan, asked: str | None) -> Choice:
+    """The choice without the fits, which go through the whole model at once; says so."""
+    if asked is None:
+        needed = format_bytes(result.tried[0].device_bytes) if result.card else "more memory"
+        say(f"The model does not fit whole (it takes {needed}): its layers are read from disk, one by one.")
+    say("Layer by layer, the Base's scales and the Ortho part stay as they are made: no fit follows.")
+    return replace(choice, settings=replace(choice.settings, fit_steps=0, scale_fit_steps=0))
 
 
 def _work(
