@@ -6,7 +6,10 @@ import dataclasses
 import hashlib
 import hmac
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -423,3 +426,34 @@ def test_another_place_for_layers_is_refused(
 ) -> None:
     assert run(arguments(place, tmp_path / "out", "--layers-from", "disc")) == 2
     assert "did you mean disk" in capsys.readouterr().err
+
+
+_KILLED_AT_THE_SECOND_LISTING = """
+import os, signal, sys
+from sixgig.transform import split_work
+real = split_work.write_json
+def write_json(path, value):
+    if path.name == "layer-0001.json":
+        (path.parent / f".{path.name}.sixgig-tmp-{os.getpid()}").write_text("half of it")
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(path, value)
+split_work.write_json = write_json
+from sixgig.cli.main import run
+run(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_killed_process_leaves_a_lock_and_half_a_file_that_the_next_one_clears(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    words = arguments(place, out, "--layers-from", "disk")
+    command = [sys.executable, "-c", _KILLED_AT_THE_SECOND_LISTING, *words]
+    killed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert killed.returncode == -9, killed.stderr
+    assert len(list((tmp_path / "out.partial").glob(".layer-0001.json.sixgig-tmp-*"))) == 1
+    assert run(words) == 0
+    assert "going on after 1 of 2 layers" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    open_split(out)
