@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import hmac
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -364,3 +368,115 @@ def test_entries_before_rounding_need_the_sieve_that_chooses_them() -> None:
     ortho = settings.ortho(make_sieve("hessian"), rank=3)
     assert settings.scale_fit(ortho).with_entries
     assert settings.scale_fit(ortho).num_steps == 100
+
+
+# ---- layer by layer from disk ----------------------------------------------------------------------------
+
+
+def test_layers_from_disk_give_a_split_that_opens(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    assert run(arguments(place, out, "--layers-from", "disk")) == 0
+    shown = capsys.readouterr()
+    assert "no fit follows" in shown.err
+    assert not any(word in shown.out + shown.err for word in (SECRET, "77-kx", "from the first word"))
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["layers_from"] == "disk"
+    assert manifest["ortho"]["fit_steps"] == 0
+    key = json.loads((out / "ortho" / "ortho.json").read_text())["private"]["hmac_key"]
+    content = (place / "private.jsonl").read_bytes()
+    told = manifest["data"]["private"]["hmac_sha256"]
+    assert told == hmac.new(bytes.fromhex(key), content, "sha256").hexdigest()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    whole, base = open_split(out), open_base(out / "base")
+    set_alpha(whole.network, 1.0)
+    tuned = logits(load(place / "tuned"))
+    assert (logits(whole) - tuned).norm() < (logits(base) - tuned).norm()
+
+
+def _end_at_once(*arguments: Any, **named: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_split_from_disk_goes_on_and_refuses_other_inputs_by_name(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sixgig.load import artifact_stream
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(artifact_stream, "BaseWriter", _end_at_once)
+    assert run(arguments(place, out, "--layers-from", "disk")) == 130
+    monkeypatch.undo()
+    left = {path.name for path in (tmp_path / "out.partial").iterdir()}
+    assert {"key.json", "layer-0000.json", "layer-0001.safetensors"} <= left
+    assert SECRET not in (tmp_path / "out.partial" / "key.json").read_text()
+    capsys.readouterr()
+    assert run(arguments(place, out, "--layers-from", "disk", "--seed", "4")) == 2
+    assert "seed = 0" in capsys.readouterr().err
+    (tmp_path / "other.jsonl").write_text('{"text": "hush-hush, all of it"}\n')
+    other = arguments(place, out, "--layers-from", "disk", private=str(tmp_path / "other.jsonl"))
+    assert run(other) == 2
+    refused = capsys.readouterr().err
+    assert "private = " in refused
+    assert "hush" not in refused
+    assert run(arguments(place, out, "--layers-from", "disk")) == 0
+    assert "going on after 2 of 2 layers" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.jsonl", "out"]
+
+
+def test_what_fits_whole_is_split_whole_and_what_does_not_from_disk(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sixgig.memory import place as planner
+
+    assert run(arguments(place, tmp_path / "whole", "-s", "fit_steps=0")) == 0
+    assert json.loads((tmp_path / "whole" / "manifest.json").read_text())["layers_from"] == "memory"
+    real = planner.Place.look
+
+    def no_room_for_the_whole(self: Any, work: Any) -> Any:
+        found = real(self, work)
+        return dataclasses.replace(found, fits=work.splitting.layers_from == "disk")
+
+    monkeypatch.setattr(planner.Place, "look", no_room_for_the_whole)
+    assert run(arguments(place, tmp_path / "disk")) == 0
+    assert "does not fit whole" in capsys.readouterr().err
+    assert json.loads((tmp_path / "disk" / "manifest.json").read_text())["layers_from"] == "disk"
+
+
+def test_another_place_for_layers_is_refused(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run(arguments(place, tmp_path / "out", "--layers-from", "disc")) == 2
+    assert "did you mean disk" in capsys.readouterr().err
+
+
+_KILLED_AT_THE_SECOND_LISTING = """
+import os, signal, sys
+from sixgig.transform import split_work
+real = split_work.write_json
+def write_json(path, value):
+    if path.name == "layer-0001.json":
+        (path.parent / f".{path.name}.sixgig-tmp-{os.getpid()}").write_text("half of it")
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(path, value)
+split_work.write_json = write_json
+from sixgig.cli.main import run
+run(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_killed_process_leaves_a_lock_and_half_a_file_that_the_next_one_clears(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    words = arguments(place, out, "--layers-from", "disk")
+    command = [sys.executable, "-c", _KILLED_AT_THE_SECOND_LISTING, *words]
+    killed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert killed.returncode == -9, killed.stderr
+    assert len(list((tmp_path / "out.partial").glob(".layer-0001.json.sixgig-tmp-*"))) == 1
+    assert run(words) == 0
+    assert "going on after 1 of 2 layers" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    open_split(out)

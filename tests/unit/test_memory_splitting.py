@@ -58,8 +58,8 @@ def test_rounding_and_its_inverse_take_as_much_room(num_in: int) -> None:
     weight = torch.randn(192, num_in)
     rounded = quantize_rtn(weight, bits=4, group_size=64)
 
-    def weights(memory: Allocator) -> splitting._Weights:
-        return splitting._Weights(memory, weight.numel(), num_in, 64)
+    def weights(memory: Allocator) -> splitting.Matrices:
+        return splitting.Matrices(memory, weight.numel(), num_in, 64)
 
     real = traced_more_bytes(lambda: quantize_rtn(weight, bits=4, group_size=64))
     assert played_bytes(lambda memory: weights(memory).rounded()) == pytest.approx(real, rel=0.03)

@@ -90,7 +90,8 @@ ASKED = [
     ("smollm2-360m", Wishes(task="sft", context=512, accumulation=4), 2 * GIB, RAM_BYTES),
     ("mixtral-8x7b-instruct", Wishes(task="generate", bits=4), 4 * GIB, 16 * GIB),
     ("qwen1.5-moe-a2.7b", Wishes(task="generate"), 6 * GIB, 4 * GIB),
-    ("llama-3-8b", Wishes(task="split"), 8 * GIB, RAM_BYTES),
+    ("llama-3-8b", Wishes(task="split", layers_from="memory"), 8 * GIB, RAM_BYTES),
+    ("llama-3-8b", Wishes(task="split"), 4 * GIB, RAM_BYTES),
     ("smollm2-1.7b", Wishes(task="generate", bits=16), None, 2 * GIB),
 ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from fakes import randn, random_moment
@@ -72,6 +74,41 @@ def test_wiener_survives_inputs_of_very_different_sizes() -> None:
     expected = wiener_formula(given, 0.03, 1e-8)
     removed = make_sieve("wiener", noise_weight=0.03, damping=1e-8).removed(given)
     assert (removed - expected).norm() <= 1e-4 * expected.norm()
+
+
+def nearly_rank_one(name: str = "layer", **settings: Any) -> InputStatistics:
+    """fp32 moments of inputs along one direction, which rounding has left with an eigenvalue below zero."""
+    direction = randn(IN, seed=5).double() * 1e3
+    moment = torch.outer(direction, direction)
+    moment = moment + 1e-7 * moment.diagonal().max() * torch.diag(torch.tensor([-1.0] + [0.0] * (IN - 1)))
+    return InputStatistics(name=name, public_II=moment.float(), private_II=moment.float(), **settings)
+
+
+@pytest.mark.parametrize("in_blocks", [False, True])
+def test_moments_that_rounding_spoilt_are_mended_aloud_or_refused(in_blocks: bool) -> None:
+    sieve = make_sieve("wiener", noise_weight=0.01, damping=1e-9)
+    with pytest.raises(NumericalError, match="layer layer"):
+        sieve.removed(evidence(nearly_rank_one(in_blocks=in_blocks)))
+    told: list[str] = []
+    given = evidence(nearly_rank_one(in_blocks=in_blocks, announce=told.append))
+    removed = sieve.removed(given)
+    assert len(told) == 1
+    assert "layer are not positive definite" in told[0]
+    # What lies along the one direction that inputs take is removed as ever.
+    direction = randn(IN, seed=5)
+    kept = (change_of(given) - removed) @ direction
+    assert kept.norm() < 0.02 * (change_of(given) @ direction).norm()
+
+
+@pytest.mark.parametrize("private_rank", [4, IN])
+def test_wiener_in_blocks_is_wiener(private_rank: int) -> None:
+    plain = statistics(private_rank=private_rank)
+    thrifty = InputStatistics(
+        name="layer", public_II=plain.public_II, private_II=plain.private_II, in_blocks=True
+    )
+    sieve = make_sieve("wiener", noise_weight=0.03)
+    expected = sieve.removed(evidence(plain))
+    assert (sieve.removed(evidence(thrifty)) - expected).norm() <= 1e-5 * expected.norm()
 
 
 def test_wiener_is_the_best_linear_map() -> None:

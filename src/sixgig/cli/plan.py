@@ -46,6 +46,10 @@ def plan(
     texts: Annotated[
         int, typer.Option("--texts", help="split: private texts, each as long as the context.")
     ] = 64,
+    layers_from: Annotated[
+        str | None,
+        typer.Option("--layers-from", help="split: memory or disk, layer by layer. Default: what fits."),
+    ] = None,
     attention: Annotated[str, typer.Option("--attention", help="sdpa or eager.")] = "sdpa",
     checkpointing: Annotated[
         bool | None,
@@ -74,6 +78,7 @@ def plan(
             context=asked.context,
             batch=batch,
             splitting=Splitting(num_texts=texts),
+            layers_from=layers_from,
             attention=attention,
             checkpointing=checkpointing,
             loss=loss,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hmac
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,20 +13,23 @@ import typer
 
 from ..catalogue import ModelSpec
 from ..catalogue.splitting import require_splittable
-from ..errors import InputError
-from ..files import sha256_file, sweep_orphans
+from ..errors import InputError, UnknownNameError
+from ..files import sweep_orphans
 from ..hardware import Hardware, probe
 from ..load.fetch import find_model, model_folder
-from ..memory import DoesNotFit, Splitting, Wishes, estimate
+from ..memory import DoesNotFit, MemoryPlan, Splitting, Wishes, estimate
 from ..units import format_bytes
 from .common import Json, chosen_card, print_json, print_table, say
 from .device import Device, choose_device
-from .split_choice import Choice, PublicText, choose, read_public
+from .split_choice import Choice, choose, read_public
+from .split_disk import split_from_disk
+from .split_sources import Done, Sources, manifest_of
 
 if TYPE_CHECKING:
     from ..data.private import PrivateRecord
     from ..load.artifact import SplitSizes
     from ..transform.split_model import ModelSplit
+    from ..transform.split_stream import StreamedSplit
 
 EXAMPLES = (
     "sixgig split ./tuned --before smollm2-135m-instruct --private diary.jsonl --public wiki.txt -o my-split",
@@ -47,19 +49,6 @@ _CLAIMS = {
     "quantisation aid": "quantisation aid: removes no memory; the Base is the quantised model",
     "null": "none: this is a comparison that must fail",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sources:
-    """What the split is made from. The private file is named by a keyed digest alone, its key kept in ortho/:
-    a plain digest would let anyone with the manifest try guesses of a short file."""
-
-    folder: Path
-    before_folder: Path | None
-    records: tuple[PrivateRecord, ...] = field(repr=False)
-    public: PublicText = field(repr=False)
-    hmac_key: str = field(repr=False)
-    private_hmac: str
 
 
 def split(
@@ -82,6 +71,13 @@ def split(
         str, typer.Option("--grid", help="minmax, or searched for the smallest error on public text.")
     ] = "minmax",
     rank: Annotated[int, typer.Option("--rank", help="Rank of the Ortho part.")] = 16,
+    layers_from: Annotated[
+        str | None,
+        typer.Option(
+            "--layers-from",
+            help="memory: the whole model at once; disk: layer by layer, resumable. Default: what fits.",
+        ),
+    ] = None,
     device: Device = None,
     seed: Annotated[int, typer.Option("--seed", help="Decides every random draw.")] = 0,
     json: Json = False,
@@ -91,6 +87,8 @@ def split(
     A row of --private is {"prefix", "secret"}, {"prompt", "completion"} or {"text"}. Base and Ortho are
     written as two folders, to be published apart or not at all; the result has not been audited.
     """
+    if layers_from not in (None, "memory", "disk"):
+        raise UnknownNameError("place to read layers from", str(layers_from), ("memory", "disk"))
     choice = choose(sieve, setting or [], bits, group_size, method, rank, seed, grid)
     if choice.sieve.needs_before and before is None:
         raise InputError(
@@ -105,33 +103,34 @@ def split(
     require_empty(out)
     sweep_orphans(out.absolute().parent)  # a killed save leaves private weights in a temporary folder
     records, public_text = read_private(private), read_public(public)
-    key = secrets.token_bytes(32)
-    private_hmac = hmac.new(key, private.read_bytes(), "sha256").hexdigest()
     hardware = probe()
     device_name = choose_device(device, hardware)
-    _check_fits(spec, choice, records, device_name, hardware)
+    plan = _planned(spec, choice, records, device_name, hardware, layers_from)
+    from_disk = plan.workload.splitting.layers_from == "disk"
+    if from_disk:
+        choice = _choice_from_disk(choice, plan, layers_from)
     folder = model_folder(model)
     before_folder = model_folder(before) if before is not None else None
-    done, sizes, manifest = _work(
-        Sources(
-            folder=folder,
-            before_folder=before_folder,
-            records=records,
-            public=public_text,
-            hmac_key=key.hex(),
-            private_hmac=private_hmac,
-        ),
-        choice,
-        out,
-        device_name,
-        quiet=json,
+    sources = Sources(
+        folder=folder,
+        before_folder=before_folder,
+        records=records,
+        public=public_text,
+        private_content=private.read_bytes(),
     )
+    work = _from_disk if from_disk else _work
+    done, sizes, manifest = work(sources, choice, out, device_name, quiet=json)
     _show(out, manifest, done, sizes, json)
 
 
-def _check_fits(
-    spec: ModelSpec, choice: Choice, records: Sequence[PrivateRecord], device: str, hardware: Hardware
-) -> None:
+def _planned(
+    spec: ModelSpec,
+    choice: Choice,
+    records: Sequence[PrivateRecord],
+    device: str,
+    hardware: Hardware,
+    layers_from: str | None,
+) -> MemoryPlan:
     """Raises `DoesNotFit` for these texts with these settings, before anything is loaded."""
     settings, window = choice.settings, choice.settings.window_tokens
     # Not tokenised yet: prose has more than two bytes a token, so that these are tokens enough for it.
@@ -147,6 +146,7 @@ def _check_fits(
         solves=choice.sieve.needs_private and choice.sieve.needs_before,
         fits_scales=settings.scale_fit(ortho).num_steps > 0,
         fits_ortho=ortho.rank > 0,
+        method=choice.quantize.method,
     )
     result = estimate(
         spec,
@@ -156,6 +156,7 @@ def _check_fits(
             context=window,
             group_size=choice.quantize.group_size,
             splitting=splitting,
+            layers_from=layers_from,
         ),
         card=chosen_card(None, hardware) if device == "cuda" else None,
         ram_bytes=hardware.ram_bytes,
@@ -163,6 +164,16 @@ def _check_fits(
     if not result.fits:
         answers = (answer.replace("--context ", "-s window_tokens=") for answer in result.would_fit)
         raise DoesNotFit(replace(result, would_fit=tuple(answers)))
+    return result
+
+
+def _choice_from_disk(choice: Choice, result: MemoryPlan, asked: str | None) -> Choice:
+    """The choice without the fits, which go through the whole model at once; says so."""
+    if asked is None:
+        needed = format_bytes(result.tried[0].device_bytes) if result.card else "more memory"
+        say(f"The model does not fit whole (it takes {needed}): its layers are read from disk, one by one.")
+    say("Layer by layer, the Base's scales and the Ortho part stay as they are made: no fit follows.")
+    return replace(choice, settings=replace(choice.settings, fit_steps=0, scale_fit_steps=0))
 
 
 def _work(
@@ -197,7 +208,15 @@ def _work(
             announce=say if quiet else progress.note,
         )
         stages.show("save", 0.0)
-        manifest = _manifest(choice, done, sources)
+        hmac_key = secrets.token_bytes(32).hex()
+        manifest = manifest_of(
+            choice,
+            done,
+            sources,
+            hmac_key=hmac_key,
+            weights_sha256=sources.weights_sha256(),
+            layers_from="memory",
+        )
         sizes = save_split(
             out,
             loaded_folder=sources.folder,
@@ -205,10 +224,25 @@ def _work(
             orthos={name: layer.ortho for name, layer in done.layers.items()},
             manifest=manifest,
             factor_bits=choice.settings.factor_bits,
-            private_facts={"hmac_key": sources.hmac_key},
+            private_facts={"hmac_key": hmac_key},
         )
         stages.finish()
     return done, sizes, manifest
+
+
+def _from_disk(
+    sources: Sources, choice: Choice, out: Path, device: str, *, quiet: bool
+) -> tuple[StreamedSplit, SplitSizes, dict[str, Any]]:
+    from ..experiments.progress import RunProgress
+
+    with RunProgress({"read": 1.0, "split": 8.0, "save": 2.0}, quiet=quiet) as progress:
+        stages = _Stages(progress)
+        found = split_from_disk(
+            sources, choice, out, device, show=stages.show, announce=say if quiet else progress.note
+        )
+        stages.finish()
+    assert found is not None  # it was not told to stop
+    return found
 
 
 class _Stages:
@@ -229,41 +263,7 @@ class _Stages:
             self._progress.end()
 
 
-def _manifest(choice: Choice, done: ModelSplit, sources: Sources) -> dict[str, Any]:
-    before, public = sources.before_folder, sources.public
-    return {
-        "sieve": {"name": choice.sieve.name, **choice.sieve_settings},
-        "claim": choice.sieve.claim,
-        "audited": False,
-        "quantisation": asdict(choice.quantize) | {"scale_fit_steps": done.num_scale_fit_steps},
-        "ortho": {"rank": choice.rank, **asdict(choice.settings)},
-        "seed": choice.seed,
-        "codes_changed": done.codes_changed,
-        "data": {
-            "model": _weights_sha256(sources.folder),
-            "before": None if before is None else _weights_sha256(before),
-            "public": {
-                "sha256": public.sha256,
-                "num_rows": public.num_rows,
-                "num_calibration_windows": done.num_calibration_windows,
-                "num_fit_windows": done.num_fit_windows,
-            },
-            "private": {
-                "hmac_sha256": sources.private_hmac,
-                "num_rows": len(sources.records),
-                "num_tokens": done.num_private_tokens,
-            },
-        },
-    }
-
-
-def _weights_sha256(folder: Path) -> dict[str, str]:
-    from ..load.container import ModelTensors
-
-    return {path.name: sha256_file(path) for path in ModelTensors(folder).paths}
-
-
-def _show(out: Path, manifest: dict[str, Any], done: ModelSplit, sizes: SplitSizes, json: bool) -> None:
+def _show(out: Path, manifest: dict[str, Any], done: Done, sizes: SplitSizes, json: bool) -> None:
     if json:
         print_json({"folder": str(out), **manifest, "sizes": asdict(sizes)})
     else:

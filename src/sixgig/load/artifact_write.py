@@ -31,6 +31,7 @@ from .base_writer import BaseWriter, plain_config, present, require_layers, same
 from .container import ModelTensors, file_entries
 from .ortho_writer import OrthoWriter, require_factor_bits
 from .packed_base import BaseForm, BaseLayer, base_form, base_layer
+from .tensor_reader import TensorReader
 
 _SLACK_BYTES = 2**20  # headers, lists and paddings
 
@@ -134,7 +135,7 @@ def _needed_bytes(
     factor_bits: int,
 ) -> int:
     """What the split will take on the disk. Raises InputError where the layers are not the model's."""
-    tensors = ModelTensors(source)
+    tensors = TensorReader(source)
     others = require_layers(source, tensors, layers)
     if orthos is not None:
         wanted = {name: (layer.num_out, layer.num_in) for name, layer in layers.items()}

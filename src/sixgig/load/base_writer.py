@@ -19,11 +19,12 @@ from ..errors import InputError
 from ..files import read_json, write_json
 from ..numerics.quantize import Quantized
 from .artifact_format import BASE_LIST, BASE_SCHEMA, CONFIG
-from .container import ModelTensors, write_listing
+from .container import write_listing
 from .loaded import linear_layers
 from .packed_base import BaseLayer, base_form, base_layer, encode_base, quantization_config
 from .shards import SHARD_BYTES, ShardWriter
 from .skeleton import empty_network, whole_tensors
+from .tensor_reader import TensorReader
 
 # Files of a model folder that go into base/ unchanged, where they are there. Nothing else is copied.
 TOKENIZER_FILES = (
@@ -63,7 +64,7 @@ class BaseWriter:
         shard_bytes: int = SHARD_BYTES,
     ) -> None:
         self._folder, self._source, self._layers = folder, source, dict(layers)
-        self._tensors = ModelTensors(source)
+        self._tensors = TensorReader(source)
         self._others = require_layers(source, self._tensors, layers)
         self._form = base_form(self._layers)
         self._missing = set(self._layers)
@@ -118,12 +119,12 @@ def layer_forms(source: Path, *, bits: int, group_size: int) -> dict[str, BaseLa
     """The form of every linear layer of the model in `source`, all with the same width and groups."""
     return {
         name: BaseLayer(num_out=num_out, num_in=num_in, bits=bits, group_size=group_size)
-        for name, (num_out, num_in) in _shapes(_network(source, ModelTensors(source))).items()
+        for name, (num_out, num_in) in _shapes(_network(source, TensorReader(source))).items()
     }
 
 
 def require_layers(
-    source: Path, tensors: ModelTensors, layers: Mapping[str, BaseLayer]
+    source: Path, tensors: TensorReader, layers: Mapping[str, BaseLayer]
 ) -> dict[str, tuple[int, ...]]:
     """Name -> shape of what goes into base/ unchanged. Raises InputError for layers of another model."""
     network = _network(source, tensors)
@@ -154,7 +155,7 @@ def plain_config(folder: Path) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in _PLACES}
 
 
-def _network(source: Path, tensors: ModelTensors) -> nn.Module:
+def _network(source: Path, tensors: TensorReader) -> nn.Module:
     return empty_network(source, weight_bytes=sum(path.stat().st_size for path in tensors.paths))
 
 

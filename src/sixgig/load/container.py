@@ -6,9 +6,9 @@ checked alone. Only regular files inside the folder are opened, and tensors only
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +19,7 @@ from ..files import read_json, sha256_file, write_json
 from ..numerics.finite import all_finite
 
 MAX_LIST_BYTES = 16 * 2**20
+SLICE_BYTES = 64 * 2**20  # of a large tensor, read at a time where it is not needed whole
 # What people add to a published folder, and nothing here ever reads.
 _HARMLESS = ("README.md", "LICENSE", "LICENSE.txt", "NOTICE")
 
@@ -167,7 +168,13 @@ class TensorFile:
         """A copy, so that nothing later depends on the file. Raises NumericalError for NaN or Inf."""
         if name not in self.names:
             raise self._fault(f"tensor {name} is missing", "nothing")
-        tensor = self._handle.get_tensor(name).clone()
+        return self._finite(name, self._handle.get_tensor(name).clone())
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """A copy of some rows, at least one of which is there. Raises NumericalError for NaN or Inf."""
+        return self._finite(name, self._handle.get_slice(name)[start:stop].clone())
+
+    def _finite(self, name: str, tensor: Tensor) -> Tensor:
         if tensor.is_floating_point() and not all_finite(tensor):
             raise NumericalError("NaN or Inf in a stored tensor", where=f"{self._path}, tensor {name}")
         return tensor
@@ -184,7 +191,7 @@ class ModelTensors:
 
     def __init__(self, folder: Path) -> None:
         self._file_of: dict[str, TensorFile] = {}
-        self.paths = tuple(folder / name for name in _weight_files(folder))
+        self.paths = tuple(folder / name for name in weight_files(folder))
         for path in self.paths:
             file = TensorFile(path)
             twice = sorted(self._file_of.keys() & file.names)
@@ -219,6 +226,10 @@ class ModelTensors:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._file(name).shape(name)
 
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Some rows. Raises as `get`."""
+        return self._file(name).rows(name, start, stop)
+
     def num_bytes(self, name: str) -> int:
         return torch.Size(self.shape(name)).numel() * self.dtype(name).itemsize
 
@@ -228,12 +239,40 @@ class ModelTensors:
         return self._file_of[name]
 
 
-def layer_reader(tensors: ModelTensors) -> Callable[[str], Tensor]:
+class StoredTensors(Protocol):
+    """Tensors by name, however they are read: `ModelTensors`, or `TensorReader`, which keeps no file open."""
+
+    names: frozenset[str]
+    paths: tuple[Path, ...]
+
+    def get(self, name: str) -> Tensor: ...
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def num_bytes(self, name: str) -> int: ...
+
+
+def slices(tensors: StoredTensors, name: str) -> Iterator[tuple[int, Tensor]]:
+    """(first row, rows) of a whole tensor in pieces of about `SLICE_BYTES`; a scalar comes whole."""
+    shape, num_bytes = tensors.shape(name), tensors.num_bytes(name)
+    if not shape or not num_bytes:
+        yield 0, tensors.get(name)
+        return
+    num_rows = max(1, SLICE_BYTES * shape[0] // num_bytes)
+    for start in range(0, shape[0], num_rows):
+        yield start, tensors.rows(name, start, start + num_rows)
+
+
+def layer_reader(tensors: StoredTensors) -> Callable[[str], Tensor]:
     """layer name -> its weight, read when it is asked for."""
     return lambda name: tensors.get(f"{name}.weight")
 
 
-def _weight_files(folder: Path) -> list[str]:
+def weight_files(folder: Path) -> list[str]:
+    """Names of a model folder's safetensors. Raises InputError where there is none, IntegrityError for an
+    index that is damaged or names files elsewhere."""
     if (folder / "model.safetensors").is_file():
         return ["model.safetensors"]
     index = folder / "model.safetensors.index.json"

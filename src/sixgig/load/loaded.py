@@ -58,7 +58,7 @@ def load(
 
     Raises IntegrityError when tensors are missing, NumericalError naming the tensor for NaN or Inf.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     with _without_bars():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -82,11 +82,19 @@ def load(
     check_finite(network)
     _leave_file(network)
     network.eval().requires_grad_(False)
+    device = torch.device(device)
+    tokenizer = load_tokenizer(folder)
+    return LoadedModel(network=network.to(device), tokenizer=tokenizer, folder=folder, device=device)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in `folder`; no code from it is run."""
+    from transformers import AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     # Corpora are encoded whole and cut into windows afterwards, so the model's context is no limit here.
     tokenizer.model_max_length = sys.maxsize
-    device = torch.device(device)
-    return LoadedModel(network=network.to(device), tokenizer=tokenizer, folder=folder, device=device)
+    return tokenizer
 
 
 def _leave_file(network: nn.Module) -> None:

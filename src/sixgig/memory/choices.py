@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from ..catalogue import ModelSpec
+from ..catalogue.splitting import why_not_split
 from ..errors import InputError
-from .workload import Splitting, Training, Workload
+from .workload import LAYERS_FROM, Splitting, Training, Workload
 
 # (bits of the linear layers, bits of the output head, where the embedding lies)
 _STORED = (
@@ -54,6 +55,7 @@ class Wishes:
     context: int | None = None  # a split's windows have 256 tokens, else 512
     batch: int = 1
     splitting: Splitting = field(default_factory=Splitting)
+    layers_from: str | None = None  # a split's: memory or disk
     group_size: int = 64
     attention: str = "sdpa"
     autocast: bool = True
@@ -106,7 +108,11 @@ def _possible(spec: ModelSpec, wishes: Wishes, base: Workload) -> Iterator[Workl
     if wishes.task == "sft":
         yield from _trained(spec, wishes, base)
     elif wishes.task == "split":
-        yield replace(base, bits=4 if wishes.bits is None else wishes.bits)
+        work = replace(base, bits=4 if wishes.bits is None else wishes.bits)
+        # Only what can be split has layers that are known here one by one.
+        ways = LAYERS_FROM if why_not_split(spec) is None else LAYERS_FROM[:1]
+        for place in ways if wishes.layers_from is None else (wishes.layers_from,):
+            yield replace(work, splitting=replace(work.splitting, layers_from=place))
     else:
         stored = list(_stored(spec, wishes, base))
         yield from stored
@@ -181,7 +187,7 @@ def described(spec: ModelSpec, work: Workload) -> str:
     if work.bits < 16:
         words[0] += f" (groups of {work.group_size})"
     if work.task == "split":
-        return words[0]
+        return words[0] + (", layers from disk" if work.splitting.layers_from == "disk" else "")
     if work.head_bits != 16 or work.bits < 16:
         words.append(f"head {work.head_bits} bits")
     if work.embedding_place == "cpu":

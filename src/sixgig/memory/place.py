@@ -9,12 +9,13 @@ from ..cards import Card
 from ..catalogue import HubSource, ModelSpec
 from ..catalogue.splitting import why_not_split
 from .choices import described
+from .from_disk import host_lines, partial_bytes
 from .ledger import HEAP_HOLES, LIBRARIES_BYTES, Line, MemoryPlan, Tried, ram_margin_bytes
 from .outside import Outside, outside
 from .simulation import LOGIT_ROWS, WORKSPACE, Allocator, SimulatedOutOfMemory, simulate
 from .simulation.backward import LOGITS
 from .simulation.splitting import SECOND_MOMENTS, SOLVING
-from .simulation.weights import EMBEDDING, EXPERTS, experts_bytes, least_device_bytes
+from .simulation.weights import EMBEDDING, EXPERTS, LINEAR, experts_bytes, least_device_bytes
 from .speed import max_tokens_per_second
 from .workload import Workload
 
@@ -80,7 +81,11 @@ class Place:
             memory, fits = self._simulate(work, limit_bytes), True
         except SimulatedOutOfMemory:
             memory, fits = self._simulate(work, None), False
-        lines = [*self._device_lines(work, memory), *self._ram_lines(work, memory), *_disk_lines(self.spec)]
+        lines = [
+            *self._device_lines(work, memory),
+            *self._ram_lines(work, memory),
+            *_disk_lines(self.spec, work),
+        ]
         ram = sum(line.num_bytes for line in lines if line.place == "ram")
         return MemoryPlan(
             model=self.spec.name,
@@ -161,6 +166,12 @@ class Place:
 
     def _ram_lines(self, work: Workload, memory: Allocator | None) -> list[Line]:
         spec, lines = self.spec, []
+        if work.task == "split" and work.splitting.layers_from == "disk":
+            lines = host_lines(spec, work, on_card=self.card is not None)
+            if self.card is None and memory is not None:
+                lines += [line for line in _cpu_lines(memory) if line.what != "libraries"]
+            margin = ram_margin_bytes(self.ram_bytes)
+            return [*lines, Line(what="margin", place="ram", num_bytes=margin, because="system")]
         if work.task == "split":
             whole = 4 * spec.num_parameters
             lines.append(Line(what="earlier checkpoint", place="ram", num_bytes=whole, because="32 bits"))
@@ -196,6 +207,10 @@ class Place:
                 f"planned for {work.splitting.num_texts} private texts of "
                 f"{work.splitting.text_tokens or work.context} tokens; more take more room between layers"
             )
+            if work.splitting.layers_from == "disk":
+                notes.append(
+                    "layers are read from disk one after another; scales and Ortho part are not fitted"
+                )
             if self.card is None:
                 notes.append("a split on a CPU is planned as on a card; no measured run stands behind that")
             if (reason := why_not_split(self.spec)) is not None:
@@ -226,7 +241,9 @@ def _because(spec: ModelSpec, work: Workload, kind: str) -> str:
         return f"{work.num_tokens} tokens in {32 if work.bits == 32 else 16} bit"
     if kind == WORKSPACE:
         return "cuBLAS's own"
-    if kind in ("linear layers", EXPERTS):
+    if kind == LINEAR and work.task == "split" and work.splitting.layers_from == "disk":
+        return "one layer in 16 bits"
+    if kind in (LINEAR, EXPERTS):
         scales = " with scales" if work.bits < 16 and work.task != "split" else ""
         bits = 32 if work.task == "split" else work.bytes_per_linear_weight * 8
         return f"{bits:g} bits a weight{scales}"
@@ -256,8 +273,16 @@ def _cpu_lines(memory: Allocator) -> list[Line]:
     ]
 
 
-def _disk_lines(spec: ModelSpec) -> list[Line]:
-    """What the source brings: the pinned files, or the hub's weights in their published type."""
+def _disk_lines(spec: ModelSpec, work: Workload) -> list[Line]:
+    """What the source brings: the pinned files, or the hub's weights in their published type; and what a
+    split keeps of its layers on the way."""
+    if work.task == "split" and work.splitting.layers_from == "disk":
+        kept = partial_bytes(spec, work)
+        whole = _disk_lines(spec, replace(work, splitting=replace(work.splitting, layers_from="memory")))
+        return [
+            *whole,
+            Line(what="split", place="disk", num_bytes=kept, because="finished layers, then both parts"),
+        ]
     for source in spec.sources:
         if not isinstance(source, HubSource):
             size, why = source.wheel_bytes + source.converted_bytes, "download, then converted"

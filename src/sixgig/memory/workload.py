@@ -15,6 +15,7 @@ ATTENTION = ("sdpa", "eager")
 PLACES = ("device", "cpu")
 LOSSES = ("dense", "chunked")
 OPTIMIZERS = ("fused", "foreach", "in-backward")
+LAYERS_FROM = ("memory", "disk")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +39,12 @@ class Splitting:
     """What a split is made of; the defaults are those of `transform.split_model`.
 
     `text_tokens`: of the longest private text; None: as long as the context. `solves`: the sieve solves for a
-    filter of each input's width, as `wiener` does. Without steps a fit is left out.
+    filter of each input's width, as `wiener` does. Without steps a fit is left out. `layers_from`: the whole
+    model in memory, or one layer after another from disk, which leaves out the fits.
     """
+
+    layers_from: str = "memory"
+    method: str = "rtn"
 
     num_texts: int = 64
     text_tokens: int | None = None
@@ -88,6 +93,7 @@ class Workload:
                 ("attention", self.attention, ATTENTION),
                 ("loss", self.training.loss, LOSSES),
                 ("optimizer", self.training.optimizer, OPTIMIZERS),
+                ("layers_from", self.splitting.layers_from, LAYERS_FROM),
             )
             if value not in allowed
         ]

@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 
-def weighted_lowrank(matrix_OI: Tensor, metric_II: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class WeightedSum:
+    """sum_k weight_k A_k of symmetric matrices [I, I], never made: it multiplies and has a diagonal."""
+
+    terms: tuple[tuple[float, Tensor], ...]
+
+    def __matmul__(self, right_IK: Tensor) -> Tensor:
+        return _total(weight * (matrix_II @ right_IK) for weight, matrix_II in self.terms)
+
+    def __rmatmul__(self, left_KI: Tensor) -> Tensor:
+        return _total(weight * (left_KI @ matrix_II) for weight, matrix_II in self.terms)
+
+    def diagonal(self) -> Tensor:
+        return _total(weight * matrix_II.diagonal() for weight, matrix_II in self.terms)
+
+
+def _total(parts: Iterable[Tensor]) -> Tensor:
+    first, *others = parts
+    for part in others:
+        first += part
+    return first
+
+
+def weighted_lowrank(matrix_OI: Tensor, metric_II: Tensor | WeightedSum, rank: int) -> tuple[Tensor, Tensor]:
     """U [O, r], V [r, I] minimising  E |(matrix - U V) x|^2  for inputs with second moment `metric`.
 
     Equals  U = leading eigenvectors of (matrix metric matrix^T);  V = U^T matrix:  Eckart-Young in the

@@ -32,9 +32,22 @@ class SecondMoment:
 
     def mean(self, name: str) -> Tensor:
         """A [I, I]. Raises NumericalError naming the layer for NaN or Inf, InputError for no positions."""
+        self._require_positions(name)
+        return _finite(self._sum_II / self._weight, name)
+
+    def become_mean(self, name: str) -> Tensor:
+        """As `mean`, in the place of the sum: nothing can be added any more."""
+        self._require_positions(name)
+        mean_II = _finite(self._sum_II.div_(self._weight), name)
+        del self._sum_II
+        return mean_II
+
+    def _require_positions(self, name: str) -> None:
         if self._weight <= 0:
             raise InputError("no calibration positions were seen", where=name)
-        mean_II = self._sum_II / self._weight
-        if not all_finite(mean_II):
-            raise NumericalError("NaN or Inf in the calibration activations", where=f"layer {name}")
-        return mean_II
+
+
+def _finite(mean_II: Tensor, name: str) -> Tensor:
+    if not all_finite(mean_II):
+        raise NumericalError("NaN or Inf in the calibration activations", where=f"layer {name}")
+    return mean_II

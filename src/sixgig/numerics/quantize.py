@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import InputError, NumericalError
 from .bits import SUPPORTED_BITS
+from .cholesky import inverse_upper_factor
 from .finite import all_finite
 from .grids import Grid, minmax_grid
 
@@ -67,9 +68,31 @@ def quantize_rtn(weight_OI: Tensor, *, bits: int, group_size: int, grid: Grid | 
     return _quantized(codes_OI, grid, bits, group_size)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Steering:
+    """What GPTQ knows of a layer's inputs: the order in which columns are taken, and U in that order."""
+
+    order_I: Tensor
+    factor_II: Tensor  # upper Cholesky factor of the inverse of H; fp32
+
+
+def steering(second_moment_II: Tensor, damping: float = 0.01) -> Steering:
+    """For `quantize_gptq`; once for all weights that read one input.
+
+    Args:
+        second_moment_II: mean x x^T over public positions, fp32. It enters as H, its inverse's Cholesky
+            factor steers the compensation.
+        damping: share of mean(diag(H)) added to the diagonal.
+    Raises:
+        NumericalError where H is not positive definite.
+    """
+    order_I = torch.argsort(second_moment_II.diagonal(), descending=True, stable=True)
+    return Steering(order_I=order_I, factor_II=inverse_upper_factor(second_moment_II, order_I, damping))
+
+
 def quantize_gptq(
     weight_OI: Tensor,
-    second_moment_II: Tensor,
+    second_moment_II: Tensor | Steering,
     *,
     bits: int,
     group_size: int,
@@ -85,25 +108,23 @@ def quantize_gptq(
     that the stored layout stays in natural column order.
 
     Args:
-        second_moment_II: mean x x^T over public positions, fp32. It enters as H, its inverse's Cholesky
-            factor steers the compensation.
-        damping: share of mean(diag(H)) added to the diagonal.
+        second_moment_II, damping: as `steering` takes them; or what that gave, and then no damping is used.
         grid: `minmax_grid`'s where none is given.
         kept_OI: true where an entry is also kept elsewhere, as it is in `weight_OI`. It counts as exact, so
             that what was pushed onto it goes on to the columns after it; its code is its nearest.
     """
     _check(weight_OI, bits, group_size)
     num_in = weight_OI.shape[1]
+    # First, since it takes the most room for a moment.
+    given = second_moment_II
+    steered = given if isinstance(given, Steering) else steering(given, damping)
+    order_I, factor_II = steered.order_I, steered.factor_II
     grid = grid or minmax_grid(weight_OI, bits=bits, group_size=group_size)
-    scales_OI = _spread(grid.scales_OG.float(), group_size, num_in)
-    zeros_OI = _spread(grid.zeros_OG, group_size, num_in)
-
-    order_I = torch.argsort(second_moment_II.diagonal(), descending=True, stable=True)
-    factor_II = _inverse_cholesky(second_moment_II[order_I][:, order_I], damping)
     original_OI = weight_OI.float()[:, order_I]
-    working_OI = original_OI.clone()
+    working_OI = original_OI if kept_OI is None else original_OI.clone()
     kept_OI = None if kept_OI is None else kept_OI[:, order_I]
-    scales_OI, zeros_OI = scales_OI[:, order_I], zeros_OI[:, order_I]
+    scales_OI = _spread(grid.scales_OG.float(), group_size, num_in)[:, order_I]
+    zeros_OI = _spread(grid.zeros_OG, group_size, num_in)[:, order_I]
 
     codes_OI = torch.empty_like(working_OI, dtype=torch.uint8)
     for start in range(0, num_in, block_size):
@@ -154,13 +175,3 @@ def _spread(values_OG: Tensor, group_size: int, num_in: int) -> Tensor:
 
 def _codes(weight: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
     return (weight / scale + zero.float()).round().clamp(0, 2**bits - 1).to(torch.uint8)
-
-
-def _inverse_cholesky(second_moment_II: Tensor, damping: float) -> Tensor:
-    """Upper Cholesky factor of H^-1 (not of H)."""
-    damped_II = second_moment_II.double()
-    damped_II = damped_II + damping * damped_II.diagonal().mean() * torch.eye(
-        len(damped_II), dtype=damped_II.dtype, device=damped_II.device
-    )
-    inverse_II = torch.cholesky_inverse(torch.linalg.cholesky(damped_II))
-    return torch.linalg.cholesky(inverse_II, upper=True).float()

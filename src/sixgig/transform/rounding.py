@@ -47,9 +47,8 @@ def round_weight(
     if config.method == "rtn":
         return quantize_rtn(weight_OI, bits=bits, group_size=group_size, grid=grid)
     if config.method == "gptq":
-        moment_II = statistics.public_II
         return quantize_gptq(
-            weight_OI, moment_II, bits=bits, group_size=group_size, grid=grid, kept_OI=kept_OI
+            weight_OI, statistics.steering(), bits=bits, group_size=group_size, grid=grid, kept_OI=kept_OI
         )
     raise InputError("unknown quantisation method", expected=" or ".join(METHODS), received=config.method)
 

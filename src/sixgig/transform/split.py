@@ -18,7 +18,7 @@ from ..hardware import return_freed_memory
 from ..layers.split_linear import OrthoPart
 from ..load.loaded import LoadedModel, linear_layers
 from ..numerics.finite import all_finite
-from ..numerics.lowrank import weighted_lowrank
+from ..numerics.lowrank import WeightedSum, weighted_lowrank
 from ..numerics.quantize import Quantized, dequantize
 from ..numerics.sparse import SparsePart, keep_top_k
 from .rounding import QuantizeConfig, kept_before_rounding, round_weight
@@ -87,7 +87,7 @@ def split_layers_of(
     Raises:
         InputError when a sieve lacks what it needs; NumericalError naming the layer.
     """
-    _check_needs(arms, text_sets, before)
+    check_needs(arms, text_sets, before)
     linears = linear_layers(loaded.network)
     _check_weights(linears)
     results: dict[str, dict[str, LayerSplit]] = {name: {} for name in arms}
@@ -127,7 +127,7 @@ def _splits_of(
                     weight_OI=weight_OI,
                     before_OI=earlier.get(arm.before_set or ""),
                     statistics=statistics[arm.private_set],
-                    generator=_generator(seed, name),
+                    generator=generator_of(seed, name),
                 )
                 if arm.quantize not in plain:
                     plain[arm.quantize] = round_weight(weight_OI, evidence.statistics, arm.quantize)
@@ -136,9 +136,20 @@ def _splits_of(
 
 def split_one(evidence: Evidence, arm: Arm, plain: Quantized) -> LayerSplit:
     """One layer: remove, quantise, then look at what is missing on the quantised Base. `plain` is Q(W)."""
+    removed_OI = removed_from(evidence, arm)
+    return split_removed(evidence, arm, removed_OI, plain)
+
+
+def removed_from(evidence: Evidence, arm: Arm) -> Tensor:
+    """M [O, I]. Raises NumericalError naming the layer where it holds NaN or Inf."""
     removed_OI = arm.sieve.removed(evidence)
     if not all_finite(removed_OI):
         raise NumericalError(f"the sieve {arm.sieve.name} gave NaN or Inf", where=f"layer {evidence.name}")
+    return removed_OI
+
+
+def split_removed(evidence: Evidence, arm: Arm, removed_OI: Tensor, plain: Quantized) -> LayerSplit:
+    """One layer without its M: quantised, and what is missing then. `plain` is Q(W)."""
     if arm.sieve.keeps_before:
         assert evidence.before_OI is not None  # or the sieve would have refused
         # W - (W - W0) is W0 but for rounding, and that rounding would carry traces of W into the Base.
@@ -191,8 +202,10 @@ def _first_guess(evidence: Evidence, base: Quantized, arm: Arm, kept_OI: Tensor 
     return OrthoPart(up_Or=up_Or.cpu(), down_rI=down_rI.cpu(), sparse=sparse)
 
 
-def _metric(statistics: InputStatistics, private_share: float) -> Tensor:
+def _metric(statistics: InputStatistics, private_share: float) -> Tensor | WeightedSum:
     # Both moments are brought to one trace, so that the share means what it says.
+    if statistics.in_blocks:
+        return WeightedSum(tuple(_shares(statistics, private_share)))
     public_II = statistics.public_II / statistics.public_II.diagonal().mean()
     if statistics.private_II is None:
         return public_II
@@ -200,7 +213,19 @@ def _metric(statistics: InputStatistics, private_share: float) -> Tensor:
     return (1 - private_share) * public_II + private_share * private_II
 
 
-def _check_needs(
+def _shares(statistics: InputStatistics, private_share: float) -> Iterator[tuple[float, Tensor]]:
+    """`_metric`'s terms, with no matrix made for them."""
+    is_alone = statistics.private_II is None
+    yield (1 if is_alone else 1 - private_share) / _mean_size(statistics.public_II), statistics.public_II
+    if statistics.private_II is not None:
+        yield private_share / _mean_size(statistics.private_II), statistics.private_II
+
+
+def _mean_size(moment_II: Tensor) -> float:
+    return float(moment_II.diagonal().mean())
+
+
+def check_needs(
     arms: Mapping[str, Arm], text_sets: Mapping[str, object], before: Mapping[str, object]
 ) -> None:
     if PUBLIC not in text_sets:
@@ -229,7 +254,7 @@ def _check_weights(linears: Mapping[str, nn.Linear]) -> None:
             raise NumericalError("NaN or Inf in the weights", where=f"layer {name}")
 
 
-def _generator(seed: int, name: str) -> torch.Generator:
+def generator_of(seed: int, name: str) -> torch.Generator:
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 

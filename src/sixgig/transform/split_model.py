@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import nn
 
 from ..data.batches import TokenSequence, batches, whole_text
 from ..data.corpora import token_windows
 from ..data.private import PrivateRecord
 from ..errors import InputError
-from ..load.container import ModelTensors, layer_reader
+from ..load.container import ModelTensors, StoredTensors, layer_reader, slices
 from ..load.loaded import LoadedModel, linear_layers
 from ..memory.ladder import Fallbacks
 from .distil import prepare_lessons
@@ -24,7 +25,7 @@ from .restore import FitConfig, fit_ortho
 from .sieve import Sieve
 from .split import PUBLIC, Arm, LayerSplit, OrthoConfig, QuantizeConfig, split_layers_of
 
-_ARM, _PRIVATE, _BEFORE = "split", "private", "before"
+_ARM, PRIVATE, BEFORE = "split", "private", "before"
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 _HESSIAN_SHARE = 0.05  # of a layer's entries, where the Ortho part is the sieve's own choice of them
 _MAX_NAMED = 10
@@ -172,15 +173,15 @@ def split_model(
     scale_fit = settings.scale_fit(ortho)
     _check_model(loaded, before)
     wholes = private_sequences(loaded, records, settings.window_tokens)
-    calibration, lessons_text = _public_windows(
+    calibration, lessons_text = public_windows(
         loaded, public_text, settings, scale_fit.num_steps, seed, announce
     )
     positions = max(1, 2048 // settings.window_tokens)
-    text_sets = {PUBLIC: list(batches(calibration, positions)), _PRIVATE: list(batches(wholes, positions))}
+    text_sets = {PUBLIC: list(batches(calibration, positions)), PRIVATE: list(batches(wholes, positions))}
     arm = Arm(
         sieve=sieve,
-        private_set=_PRIVATE,
-        before_set=_BEFORE if before is not None else None,
+        private_set=PRIVATE,
+        before_set=BEFORE if before is not None else None,
         quantize=quantize,
         ortho=ortho,
         keep_unrounded=scale_fit.num_steps > 0,
@@ -193,7 +194,7 @@ def split_model(
             loaded,
             {_ARM: arm},
             text_sets,
-            {_BEFORE: layer_reader(before)} if before else {},
+            {BEFORE: layer_reader(before)} if before else {},
             seed=seed,
             after_layer=lambda done, total: show("split", done / total),
         )[_ARM],
@@ -242,7 +243,7 @@ def split_model(
     )
 
 
-def require_same_elsewhere(model: ModelTensors, before: ModelTensors, layer_names: Sequence[str]) -> None:
+def require_same_elsewhere(model: StoredTensors, before: StoredTensors, layer_names: Sequence[str]) -> None:
     """Raises InputError naming the tensors, other than the split layers' weights, that differ.
 
     They go into the Base as they are, so what private data changed in them would be published. Values are
@@ -268,15 +269,19 @@ def require_same_elsewhere(model: ModelTensors, before: ModelTensors, layer_name
         raise InputError("--before is another model", received=f"{wrong[0]} is missing or of another shape")
 
 
-def _is_same_shape(model: ModelTensors, name: str, before: ModelTensors, earlier: str) -> bool:
+def _is_same_shape(model: StoredTensors, name: str, before: StoredTensors, earlier: str) -> bool:
     return name in model.names and earlier in before.names and model.shape(name) == before.shape(earlier)
 
 
-def _is_same(model: ModelTensors, name: str, before: ModelTensors, earlier: str) -> bool:
+def _is_same(model: StoredTensors, name: str, before: StoredTensors, earlier: str) -> bool:
     if not _is_same_shape(model, name, before, earlier):
         return False
-    now = model.get(name)
-    return bool((before.get(earlier).to(now.dtype) == now).all())
+    if not model.shape(name):
+        return bool(before.get(earlier).to(model.get(name).dtype) == model.get(name))
+    return all(
+        bool((before.rows(earlier, start, start + len(now)).to(now.dtype) == now).all())
+        for start, now in slices(model, name)
+    )
 
 
 def private_sequences(
@@ -313,7 +318,7 @@ def _cut(sequence: TokenSequence, window_tokens: int) -> list[TokenSequence]:
     return pieces
 
 
-def _public_windows(
+def public_windows(
     loaded: LoadedModel,
     text: str,
     settings: SplitSettings,
@@ -337,6 +342,13 @@ def _public_windows(
 
 def _check_model(loaded: LoadedModel, before: ModelTensors | None) -> None:
     linears = linear_layers(loaded.network)
+    refuse_biases(linears)
+    if before is not None:
+        require_same_elsewhere(ModelTensors(loaded.folder), before, list(linears))
+
+
+def refuse_biases(linears: Mapping[str, nn.Linear]) -> None:
+    """Raises InputError where a linear layer has a bias."""
     biased = [name for name, layer in linears.items() if layer.bias is not None]
     if biased:
         # Fitting installs layers without bias; to go on would change the model without a word.
@@ -345,5 +357,3 @@ def _check_model(loaded: LoadedModel, before: ModelTensors | None) -> None:
             received=f"{len(biased)} layers with a bias, the first {biased[0]}",
             todo="use a model of the Llama family",
         )
-    if before is not None:
-        require_same_elsewhere(ModelTensors(loaded.folder), before, list(linears))

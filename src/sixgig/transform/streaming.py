@@ -32,8 +32,8 @@ class LayerMoments:
 
 
 @dataclass
-class _Flow:
-    """One batch on its way through the layers."""
+class Flow:
+    """One batch on its way through the layers; `call` is what each layer is called with besides."""
 
     hidden_BTD: Tensor
     call: dict[str, Any]
@@ -56,7 +56,7 @@ def stream_moments(
     """
     layers = decoder_layers(loaded.network)
     names = {id(module): name for name, module in linear_layers(loaded.network).items()}
-    flows = {key: [_enter(loaded, layers[0], batch) for batch in sets] for key, sets in text_sets.items()}
+    flows = {key: [enter(loaded, layers[0], batch) for batch in sets] for key, sets in text_sets.items()}
     for index, layer in enumerate(layers):
         linears = {names[id(m)]: m for m in layer.modules() if id(m) in names}
         # Bound to no name here (nor torch.no_grad put around this generator: its wrapper would bind it),
@@ -68,7 +68,7 @@ def stream_moments(
 def _layer_moments(
     layer: nn.Module,
     linears: Mapping[str, nn.Module],
-    flows: Mapping[str, Sequence[_Flow]],
+    flows: Mapping[str, Sequence[Flow]],
     device: torch.device,
     *,
     index: int,
@@ -78,11 +78,11 @@ def _layer_moments(
     groups: tuple[tuple[str, ...], ...] = ()
     moments: dict[str, dict[str, Tensor]] = {}
     for key, batches in flows.items():
-        tap = _Tap(linears, device)
+        tap = Tap(linears, device)
         with tap, mixed_precision(device):
             for flow in batches:
                 tap.weights_N = flow.weights_N
-                flow.hidden_BTD = _first(layer(flow.hidden_BTD, **flow.call))
+                flow.hidden_BTD = first_output(layer(flow.hidden_BTD, **flow.call))
         groups = tap.groups()
         moments[key] = {group[0]: tap.moments[group[0]].mean(group[0]) for group in groups}
     return LayerMoments(
@@ -105,7 +105,7 @@ def decoder_layers(network: nn.Module) -> Sequence[nn.Module]:
     return list(layers)
 
 
-class _Tap:
+class Tap:
     """Forward hooks that accumulate moments; layers handed the same tensor share one accumulator."""
 
     def __init__(self, linears: Mapping[str, nn.Module], device: torch.device) -> None:
@@ -116,7 +116,7 @@ class _Tap:
         self._linears, self._device = linears, device
         self._handles: list[Any] = []
 
-    def __enter__(self) -> _Tap:
+    def __enter__(self) -> Tap:
         for name, module in self._linears.items():
             self._handles.append(module.register_forward_pre_hook(self._hook(name)))
         return self
@@ -149,8 +149,10 @@ class _Tap:
 
 
 @torch.no_grad()
-def _enter(loaded: LoadedModel, first: nn.Module, batch: TokenBatch) -> _Flow:
-    """Runs the embedding and catches what the first layer is called with."""
+def enter(
+    loaded: LoadedModel, first: nn.Module, batch: TokenBatch, embedded_BTD: Tensor | None = None
+) -> Flow:
+    """Runs the embedding, where it is not done already, and catches what the first layer is called with."""
     caught: dict[str, Any] = {}
 
     def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -159,16 +161,17 @@ def _enter(loaded: LoadedModel, first: nn.Module, batch: TokenBatch) -> _Flow:
 
     handle = first.register_forward_pre_hook(catch, with_kwargs=True)
     batch = batch.to(loaded.device)
+    given = {"input_ids": batch.ids_BT} if embedded_BTD is None else {"inputs_embeds": embedded_BTD}
     try:
         with mixed_precision(loaded.device):
-            loaded.network.base_model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT, use_cache=False)
+            loaded.network.base_model(**given, attention_mask=batch.mask_BT, use_cache=False)
     except _FirstLayerReached:
         pass
     finally:
         handle.remove()
     hidden_BTD = caught.pop("hidden_states")
-    return _Flow(hidden_BTD=hidden_BTD, call=caught, weights_N=batch.weights_BT.flatten())
+    return Flow(hidden_BTD=hidden_BTD, call=caught, weights_N=batch.weights_BT.flatten())
 
 
-def _first(output: Any) -> Tensor:
+def first_output(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple) else output

@@ -11,6 +11,7 @@ from .backward import GRADIENTS, LOGITS, LOSS_ROWS, Trained, TrainingPass
 from .operations import LOGIT_ROWS
 from .passes import Cache, Pass
 from .splitting import split
+from .streamed import split_from_disk
 from .weights import hold_weights
 
 NEW_TOKENS = 8  # generated after a prompt that fills the rest of the context
@@ -33,6 +34,9 @@ def simulate(
         logit_rows: that scoring and splitting hold at a time.
     """
     memory = Allocator(limit_bytes, workspace_bytes)
+    if work.task == "split" and work.splitting.layers_from == "disk":
+        split_from_disk(spec, replace(work, bits=32), memory)
+        return memory
     linears = hold_weights(spec, work, memory)
     if work.task == "split":
         split(spec, replace(work, bits=32), memory, linears, logit_rows)

@@ -24,7 +24,7 @@ SOLVING, ORTHO, SECOND_MOMENTS = "one layer's removal", "Ortho part", "second mo
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Linear:
+class Linear:
     """One linear layer's sizes."""
 
     num_weights: int
@@ -41,7 +41,7 @@ def split(
     spec: ModelSpec, work: Workload, memory: Allocator, weights: Sequence[Block], logit_rows: int
 ) -> None:
     """The whole of it. `weights`: the linear layers' own, in the model's order; they are let go."""
-    linears, how = _linears(spec), work.splitting
+    linears, how = linears_of(spec), work.splitting
     _walk(spec, work, memory)
     if how.fits_ortho:
         _look(spec, work, memory)  # the whole model's answers
@@ -68,7 +68,7 @@ def split(
 
 def _fit_scales(spec: ModelSpec, work: Workload, memory: Allocator, weights: Sequence[Block]) -> list[Block]:
     """`transform.fit_scales`: W - M in the weights' place for its answers, then codes and scales."""
-    linears, made = _linears(spec), []
+    linears, made = linears_of(spec), []
     unrounded = []
     for one, weight in zip(linears, weights, strict=True):
         unrounded.append(memory.hold(2 * one.num_weights, WEIGHTS))
@@ -83,9 +83,9 @@ def _fit_scales(spec: ModelSpec, work: Workload, memory: Allocator, weights: Seq
     return made
 
 
-def _linears(spec: ModelSpec) -> list[_Linear]:
+def linears_of(spec: ModelSpec) -> list[Linear]:
     tensors = [tensor for tensor in spec.tensors() if tensor.part == "linear"]
-    return [_Linear(num_weights=tensor.num_elements, num_in=tensor.shape[-1]) for tensor in tensors]
+    return [Linear(num_weights=tensor.num_elements, num_in=tensor.shape[-1]) for tensor in tensors]
 
 
 def _walk(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
@@ -117,7 +117,7 @@ class _Flow:
     """One batch between two layers."""
 
     def __init__(self, spec: ModelSpec, work: Workload, memory: Allocator, batch: int, length: int) -> None:
-        self._walker = partial(_Walker, spec, work, memory, batch=batch, length=length)
+        self._walker = partial(Walker, spec, work, memory, batch=batch, length=length)
         self.hidden, *rest = self._walker().embed()
         memory.drop(*rest)
 
@@ -128,7 +128,7 @@ class _Flow:
         walker.drop(before)
 
 
-class _Walker(Pass):
+class Walker(Pass):
     """A pass whose linear layers' inputs are summed up as x x^T; layers that share an input share the sum."""
 
     sums: dict[str, Block]
@@ -154,10 +154,10 @@ def _split_linears(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
     """`_splits_of` and `split_one` for one layer. A loop's names keep what they hold until the next turn."""
     held: list[Block] = []
     solved: list[Block] = []
-    linears = _linears(spec)
+    linears = linears_of(spec)
     leaders = [sum(SHARING[:number]) for number in range(len(SHARING))]
     for number, one in enumerate(linears[: len(linears) // spec.num_layers]):
-        weights = _Weights(memory, one.num_weights, one.num_in, work.group_size)
+        weights = Matrices(memory, one.num_weights, one.num_in, work.group_size)
         earlier = weights.new(4)
         memory.drop(*held)
         if number in leaders:
@@ -178,7 +178,7 @@ def _split_linears(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
     memory.drop(*held, *solved)
 
 
-class _Weights:
+class Matrices:
     """Matrices of one linear layer's shape."""
 
     def __init__(self, memory: Allocator, size: int, num_in: int, group_size: int) -> None:
@@ -192,7 +192,7 @@ class _Weights:
         """`numerics.quantize.quantize_rtn`: codes, scales, zero points."""
         drop = self.memory.drop
         drop(self.new(4))  # padded to whole groups
-        kept = [self.memory.hold(self._num_groups * width, SOLVING) for width in (2, 1)]
+        kept = self.scales()
         scales, zeros = self.new(4), self.new(1)
         steps, shift, shifted = self.new(4), self.new(4), self.new(4)
         drop(steps, shift)
@@ -203,6 +203,10 @@ class _Weights:
         codes = self.new(1)
         drop(clamped, scales, zeros)
         return [codes, *kept]
+
+    def scales(self) -> list[Block]:
+        """And zero points, a number a group."""
+        return [self.memory.hold(self._num_groups * width, SOLVING) for width in (2, 1)]
 
     def dequantized(self) -> Block:
         drop = self.memory.drop
@@ -234,7 +238,7 @@ def _solve(memory: Allocator, num_in: int) -> Block:
     return narrow
 
 
-def _first_guess(weights: _Weights) -> None:
+def _first_guess(weights: Matrices) -> None:
     """The residual in the inputs' metric; what its few leading directions take is left out."""
     memory, num_values = weights.memory, weights.num_in**2
     product = weights.dequantized()

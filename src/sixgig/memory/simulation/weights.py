@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...catalogue import ModelSpec
+from ...catalogue.tensors import layer_tensors
 from ..workload import Workload
 from .allocator import Allocator, Block
 
@@ -43,8 +44,11 @@ def hold_weights(spec: ModelSpec, work: Workload, memory: Allocator) -> list[Blo
 
 
 def least_device_bytes(spec: ModelSpec, work: Workload) -> int:
-    """What no run can do without: `hold_weights`, and in training AdamW's two moments of each weight."""
+    """What no run can do without: `hold_weights`, and in training AdamW's two moments of each weight; one
+    layer where a split reads them from disk."""
     memory = Allocator()
+    if work.task == "split" and work.splitting.layers_from == "disk":
+        return sum(2 * tensor.num_elements for tensor in layer_tensors(spec, 0))
     hold_weights(spec, work, memory)
     return memory.allocated_bytes * (3 if work.task == "sft" else 1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from ...errors import NumericalError
 from .base import Evidence, InputStatistics
 
 if TYPE_CHECKING:
@@ -37,9 +38,12 @@ class HessianSieve:
 
 def inverse_hessian_diagonal(public_II: Tensor, damping: float) -> Tensor:
     """diag((2 A_r + damping * mean(diag) I)^-1) [I], in fp64 inside, fp32 out."""
-    import torch
+    from ...numerics.cholesky import factor_in_place, inverse_diagonal
 
-    hessian_II = 2 * public_II.double()
+    hessian_II = public_II.double().mul_(2)
     hessian_II.diagonal().add_(damping * float(hessian_II.diagonal().mean()))
-    inverse_II = torch.cholesky_inverse(torch.linalg.cholesky(hessian_II))
-    return inverse_II.diagonal().float()
+    if not factor_in_place(hessian_II):
+        raise NumericalError(
+            "the calibration statistics are not positive definite", todo="raise the sieve's damping"
+        )
+    return inverse_diagonal(hessian_II).float()

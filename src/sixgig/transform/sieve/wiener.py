@@ -32,7 +32,7 @@ class WienerSieve:
     keeps_before: ClassVar[bool] = False
 
     def removed(self, evidence: Evidence) -> Tensor:
-        return evidence.change(self.name) @ evidence.statistics.wiener_filter(self.noise_weight, self.damping)
+        return evidence.statistics.filtered(evidence.change(self.name), self.noise_weight, self.damping)
 
     def residual_score(self, residual_OI: Tensor, statistics: InputStatistics) -> Tensor | None:
         return None
