@@ -66,7 +66,8 @@ def chat(
     """Talk to a split model. While talking, /alpha 0 takes the memories out and /alpha 1 puts them back."""
     if alpha is not None:
         _finite(str(alpha))
-    loaded = _opened(folder, choose_device(device, probe()), kernels)
+    device = choose_device(device, probe())
+    loaded = _opened(folder, device, kernels)
     talk = Talk(
         loaded,
         max_new_tokens=max_new_tokens,
@@ -77,6 +78,7 @@ def chat(
         context_tokens=context_tokens,
         kernels=kernels,
         head_bits=head_bits,
+        device=device,
     )
     talk.turn(alpha if alpha is not None else 1.0 if talk.has_ortho else 0.0)
     if prompt is not None:
@@ -102,6 +104,7 @@ class Talk:
         context_tokens: int = 2048,
         kernels: str = "auto",
         head_bits: int = 8,
+        device: str | None = None,
     ) -> None:
         """Takes `loaded` over: packed layers leave its network. Raises InputError as `make_decoder`."""
         import torch
@@ -122,7 +125,9 @@ class Talk:
         self._generator = torch.Generator().manual_seed(seed)
         self._stop_ids = _stop_ids(loaded)
         context_tokens = min(context_tokens, loaded.network.config.max_position_embeddings)
-        chosen = make_decoder(loaded, context_tokens=context_tokens, kernels=kernels, head_bits=head_bits)
+        chosen = make_decoder(
+            loaded, context_tokens=context_tokens, kernels=kernels, head_bits=head_bits, device=device
+        )
         self._decoder = chosen.decoder
         for line in (chosen.description, *chosen.notes):
             say(line)
@@ -209,8 +214,10 @@ def _opened(folder: Path, device: str, kernels: str) -> LoadedModel:
     from ..load.artifact import is_base, open_base, open_split
     from ..load.artifact_format import ORTHO
 
-    # Packed kernels compute in bf16; the reference shows the numbers of the measurements, in fp32.
-    dtype = torch.bfloat16 if device == "cpu" and kernels != "reference" else torch.float32
+    # Packed kernels compute in bf16, and take a model layer by layer to a GPU; the reference shows numbers
+    # of the measurements, in fp32.
+    is_reference = kernels == "reference"
+    dtype, device = (torch.float32, device) if is_reference else (torch.bfloat16, "cpu")
     if is_base(folder):
         return open_base(folder, device=device, dtype=dtype)
     with_ortho = (folder / ORTHO).exists()

@@ -31,7 +31,7 @@ from ..transform.checkpoint import read_layers, save_layers
 from ..transform.sieve import make_sieve
 from ..transform.split import PUBLIC, Arm, split_layers_of
 from .kill_switch_files import WorkFiles
-from .performance_arms import NOTE, SPLIT, SpeedArm, build_arms
+from .performance_arms import SPLIT, SpeedArm, build_arms
 from .performance_config import PerformanceConfig
 from .performance_scores import Key, PerformanceScores, Times, times_of
 from .progress import RunProgress
@@ -84,7 +84,9 @@ def run_performance(
         timings={**runner.seconds, "whole_run": run.seconds()},
         scores=scorer.all(),
         verdicts=scorer.verdicts(),
-        warnings=list(dict.fromkeys([*run.notices, *told_fallbacks(run), NOTE, *_unmeasured(kept)])),
+        warnings=list(
+            dict.fromkeys([*run.notices, *told_fallbacks(run), *kept["decode"]["notes"], *_unmeasured(kept)])
+        ),
         curves=scorer.curves(),
         exp4_performance=scorer.seed_block(config.bits),
     )
@@ -175,13 +177,14 @@ class Performance:
     def _decode(self) -> dict[str, Any]:
         config = self._config
         layers = read_layers(self.files.to_read(LAYERS))
-        arms = build_arms(
+        built = build_arms(
             self._folder,
             layers,
             plain=f"int{config.bits}",
             device=self._device,
             context_tokens=config.context_tokens,
         )
+        arms = built.arms
         del layers
         split = self._run.load_stage("split")
         assert split is not None, "stages are done in order"
@@ -195,6 +198,7 @@ class Performance:
         joules, no_energy = self._energy(arms, prompt)
         middle = config.prompt_tokens + config.tokens_per_round / 2
         return {
+            "notes": built.notes,
             "no_energy": no_energy,
             "arms": [
                 {

@@ -1,33 +1,29 @@
 """What the performance experiment times: the model in each form, behind the one interface of a decoder.
 
-This file alone knows how a form is built. Today all are transformers' own network over its static cache, and
-split layers keep the Base's dequantised form while in use (`layers/split_linear.py`): what is timed is then
-the switch and the Ortho part, not what packed weights save. Kernels that read packed codes take the place of
-`network_decoder` and `split_bytes` here, and `NOTE` goes.
+This file alone knows how a form is built. All run in the same loop: on a CPU the lean decoder, whose split
+layers compute on torch's INT4 kernels; on a GPU the fused decoder. Where a model has neither, all run in
+transformers' own network, and the result says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from ..errors import InputError
-from ..layers.split_linear import SplitLinear, set_alpha, split_layers
+from ..layers.cpu_linear import why_not_packed
+from ..layers.split_linear import SplitLinear, split_layers
 from ..load.loaded import LoadedModel, load
 from ..runtime.decoder import Decoder
+from ..runtime.make_decoder import same_loop
 from ..transform.network import install_split
 from ..transform.split import LayerSplit
 
 FULL, SPLIT = "fp16", "split"
 DTYPE = torch.bfloat16
-NOTE = (
-    "split layers were timed in their reference form, which holds the Base dequantised to 16 bit: times "
-    "compare the switch's settings, and INT4's are not those of a kernel that reads packed weights"
-)
+HEAD_BITS = 8  # of the arms with a packed Base; full precision has a head of 16 bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +54,14 @@ class SpeedArm:
             self.decoder.set_alpha(self.alpha)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Arms:
+    """All forms, and what is to be known of how they run."""
+
+    arms: list[SpeedArm]
+    notes: list[str]
+
+
 def build_arms(
     folder: Path,
     layers: Mapping[str, LayerSplit],
@@ -65,97 +69,75 @@ def build_arms(
     plain: str,
     device: torch.device,
     context_tokens: int,
-) -> list[SpeedArm]:
+) -> Arms:
     """Full precision, the rounded model `plain` without an Ortho part in memory, and the split at 0 and at 1.
 
-    Each has a network and a cache of its own, but the split, whose two settings share them.
+    Each has weights and a cache of its own, but the split, whose two settings share them.
     """
-    whole = load(folder, device=device, dtype=DTYPE)
-    rounded = load(folder, device=device, dtype=DTYPE)
+    # They wait on the CPU and go to a GPU layer by layer, each in its last form.
+    whole, rounded, split = (load(folder, dtype=DTYPE) for _ in range(3))
     install_split(rounded, layers, with_ortho=False)
-    split = load(folder, device=device, dtype=DTYPE)
     install_split(split, layers, with_ortho=True)
     forms = [(FULL, None, whole), (plain, None, rounded), (SPLIT, 0.0, split), (SPLIT, 1.0, split)]
-    # Before a decoder has the networks: it may put other modules in the layers' place.
-    sizes = [sizes_of(loaded, alpha or 0.0, context_tokens) for _, alpha, loaded in forms]
-    decoders = {id(loaded): network_decoder(loaded, context_tokens) for loaded in (whole, rounded, split)}
-    return [
-        SpeedArm(arm=arm, alpha=alpha, decoder=decoders[id(loaded)], sizes=size)
-        for (arm, alpha, loaded), size in zip(forms, sizes, strict=True)
-    ]
+    # Before a decoder has the networks: it puts other modules in the layers' place.
+    sizes = [sizes_of(loaded, alpha or 0.0, context_tokens, device) for _, alpha, loaded in forms]
+    bits = {id(whole): 16, id(rounded): HEAD_BITS, id(split): HEAD_BITS}
+    chosen = {
+        id(loaded): same_loop(
+            loaded, context_tokens=context_tokens, head_bits=bits[id(loaded)], device=device
+        )
+        for loaded in (whole, rounded, split)
+    }
+    told = [f"{chosen[id(loaded)].description}: {arm}" for arm, _, loaded in forms[:3]]
+    told += [note for one in chosen.values() for note in one.notes]
+    return Arms(
+        arms=[
+            SpeedArm(arm=arm, alpha=alpha, decoder=chosen[id(loaded)].decoder, sizes=size)
+            for (arm, alpha, loaded), size in zip(forms, sizes, strict=True)
+        ],
+        notes=list(dict.fromkeys(told)),
+    )
 
 
-def network_decoder(loaded: LoadedModel, context_tokens: int) -> Decoder:
-    """A decoder of `loaded`, whatever its layers are."""
-    return _NetworkDecoder(loaded, context_tokens)
-
-
-def sizes_of(loaded: LoadedModel, alpha: float, context_tokens: int) -> Sizes:
+def sizes_of(loaded: LoadedModel, alpha: float, context_tokens: int, device: torch.device) -> Sizes:
     """One token needs layers, norms and head whole, and one row of the embedding."""
     network, config = loaded.network, loaded.network.config
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     cache_bytes = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * DTYPE.itemsize
-    embedding = network.get_input_embeddings().weight
-    dense = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
-    unread = 0 if loaded.is_tied else embedding.numel() * embedding.element_size()
-    row = embedding.shape[1] * embedding.element_size()
     layers = [layer for _, layer in split_layers(network)]
+    embedding, head = network.get_input_embeddings().weight, network.get_output_embeddings().weight
+    dense = sum(parameter.numel() for parameter in network.parameters()) * DTYPE.itemsize
+    table = embedding.numel() * DTYPE.itemsize
+    rest = dense - table - (0 if loaded.is_tied else head.numel() * DTYPE.itemsize)
+    packed_head = int(head.numel() * (1 + 4 / 32))  # codes, and scale with zero point for each 32
+    head_bytes = packed_head if layers else head.numel() * DTYPE.itemsize
+    row = embedding.shape[1] * DTYPE.itemsize
+    own_head = 0 if loaded.is_tied and not layers else head_bytes
     return Sizes(
-        weight_bytes=dense - unread + row + sum(split_bytes(layer, alpha) for layer in layers),
+        weight_bytes=rest + head_bytes + row + sum(layer_bytes(one, alpha, device) for one in layers),
         cache_bytes=cache_bytes,
-        held_bytes=dense + sum(split_bytes(layer, 1.0) for layer in layers) + cache_bytes * context_tokens,
+        held_bytes=rest
+        + table
+        + own_head
+        + sum(layer_bytes(one, 1.0, device) for one in layers)
+        + cache_bytes * context_tokens,
     )
 
 
-def split_bytes(layer: SplitLinear, alpha: float) -> int:
-    """What one split layer reads: its dense form, S added into it, and at alpha above 0 also U and V."""
-    dense = layer.in_features * layer.out_features
+def layer_bytes(layer: SplitLinear, alpha: float, device: torch.device) -> int:
+    """What one split layer reads: packed codes with a scale and a zero point (4 bytes) a group, and at alpha
+    other than 0 its Ortho part. A layer that the CPU's kernel does not take is read dense."""
+    num_weights = layer.in_features * layer.out_features
+    on_gpu = device.type == "cuda"
+    if not on_gpu and why_not_packed(layer.in_features, layer.group_size) is not None:
+        base_bytes = num_weights * DTYPE.itemsize
+    else:
+        stored_bits = layer.bits if on_gpu or layer.bits == 8 else 4  # the CPU's kernel has 4 bits alone
+        num_groups = layer.out_features * -(-layer.in_features // layer.group_size)
+        base_bytes = num_weights * stored_bits // 8 + 4 * num_groups
     if layer.ortho is None or alpha == 0.0:
-        return dense * DTYPE.itemsize
-    return (dense + layer.ortho.up_Or.numel() + layer.ortho.down_rI.numel()) * DTYPE.itemsize
-
-
-class _NetworkDecoder:
-    """`Decoder` over transformers' network with its static cache."""
-
-    def __init__(self, loaded: LoadedModel, context_tokens: int) -> None:
-        from transformers import StaticCache
-
-        self._loaded, self._context = loaded, context_tokens
-        self._cache = StaticCache(config=loaded.network.config, max_cache_len=context_tokens)
-        self._position = 0
-
-    @property
-    def context_tokens(self) -> int:
-        return self._context
-
-    @property
-    def position(self) -> int:
-        return self._position
-
-    def reset(self) -> None:
-        self._cache.reset()
-        self._position = 0
-
-    @torch.no_grad()
-    def prefill(self, ids: Sequence[int]) -> Tensor:
-        if self._position + len(ids) > self._context:
-            raise InputError(
-                "the cache is too small",
-                expected=f"at most {self._context} tokens",
-                received=f"{self._position + len(ids)}",
-            )
-        read = self._loaded.network(
-            input_ids=torch.tensor([list(ids)], device=self._loaded.device),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self._position += len(ids)
-        return read.logits[0, -1].float()
-
-    def step(self, token: int) -> Tensor:
-        return self.prefill([token])
-
-    def set_alpha(self, alpha: float) -> None:
-        set_alpha(self._loaded.network, alpha)
+        return base_bytes
+    factor_bytes, entry_bytes = (2, 4) if on_gpu else (4, 8)
+    factors = layer.ortho.up_Or.numel() + layer.ortho.down_rI.numel()
+    num_kept = 0 if layer.ortho.sparse is None else layer.ortho.sparse.positions_k.numel()
+    return base_bytes + factors * factor_bytes + num_kept * entry_bytes

@@ -21,6 +21,7 @@ from ..numerics.kernels.ortho_layout import TiledOrtho, tile_ortho
 from ..numerics.quantize import Quantized, quantize_rtn
 from ..numerics.split_product import OrthoFactors
 
+_NORMS = ("input_layernorm", "post_attention_layernorm")
 ORTHO_BLOCK_ROWS = 64  # every launch of a matrix with an Ortho part works on blocks of this many rows
 
 
@@ -109,40 +110,72 @@ def interleaved(num_channels: int) -> Tensor:
     ).flatten()
 
 
+@torch.no_grad()
 def fused_model(
     loaded: LoadedModel,
     *,
+    device: torch.device | None = None,
     dtype: torch.dtype = torch.bfloat16,
     head_bits: int = 4,
     embedding_on_cpu: bool = False,
+    release: bool = False,
 ) -> FusedModel:
-    """`loaded` (Llama-like, on any device; its linear layers split or plain) for the fused decoder on its
-    device.
+    """`loaded`, whose linear layers are split or plain, for the fused decoder on `device` (default: its own).
 
     The output head is rounded to `head_bits` by itself in groups of 64 (16: kept dense), also where it is
-    tied to the embedding, which stays as it is. Raises InputError for a model of another make.
+    tied to the embedding, which stays as it is. With `release` each decoder layer of `loaded` is let go once
+    it is moved.
+    Raises InputError for a model of another make.
     """
     network = loaded.network
-    config = network.config
-    _check(network)
-    decoder = network.base_model
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    move = {"device": loaded.device, "dtype": dtype}
-    layers = tuple(_layer(layer, loaded.device, dtype) for layer in decoder.layers)
+    reason = why_unknown(network)
+    if reason is not None:
+        raise InputError(
+            "the fused decoder cannot run this model", received=reason, todo="--kernels reference"
+        )
+    device = device or loaded.device
+    config, decoder = network.config, network.base_model
+    layers = []
+    for index, layer in enumerate(decoder.layers):
+        layers.append(_layer(layer, device, dtype))
+        if release:
+            decoder.layers[index] = nn.Identity()
     head_VD = network.get_output_embeddings().weight.detach()
     embedding_VD = network.get_input_embeddings().weight.detach().to(dtype)
     return FusedModel(
-        embedding_VD=_pinned(embedding_VD.cpu()) if embedding_on_cpu else embedding_VD.to(loaded.device),
-        layers=layers,
-        final_gain_D=decoder.norm.weight.detach().to(**move),
-        head=_head(head_VD, head_bits, loaded.device, dtype),
+        embedding_VD=_pinned(embedding_VD.cpu()) if embedding_on_cpu else embedding_VD.to(device),
+        layers=tuple(layers),
+        final_gain_D=decoder.norm.weight.detach().to(device, dtype),
+        head=_head(head_VD, head_bits, device, dtype),
         num_heads=config.num_attention_heads,
         num_kv_heads=config.num_key_value_heads,
-        head_dim=head_dim,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         eps=config.rms_norm_eps,
         inverse_frequencies=decoder.rotary_emb.inv_freq.float(),
         rotary_scaling=float(decoder.rotary_emb.attention_scaling),
     )
+
+
+def why_unknown(network: Any) -> str | None:
+    """Why this is no network of Llama's kind, as the fused decoder has it; None where it is one."""
+    layer = network.base_model.layers[0]
+    wanted = ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+    names = {name for name, _ in layer.named_modules()}
+    missing = sorted(set(wanted) - names)
+    if missing:
+        return f"its decoder layers have no {missing[0]}"
+    biased = [name for name in wanted if layer.get_submodule(name).bias is not None]
+    if biased:
+        return f"{biased[0]} has a bias"
+    extra = sorted(name for name in names if "norm" in name and name not in _NORMS)
+    if extra:
+        return f"its decoder layers have a further norm, {extra[0]}"
+    if network.config.hidden_act != "silu":
+        return f"its activation is {network.config.hidden_act}, not silu"
+    windows = {
+        kind for kind in getattr(network.config, "layer_types", None) or () if kind != "full_attention"
+    }
+    return f"its attention is limited ({windows.pop()})" if windows else None
 
 
 def stack(
@@ -205,19 +238,3 @@ def _head(head_VD: Tensor, bits: int, device: torch.device, dtype: torch.dtype) 
 
 def _pinned(tensor: Tensor) -> Tensor:
     return tensor.pin_memory() if torch.cuda.is_available() else tensor
-
-
-def _check(network: Any) -> None:
-    layer = network.base_model.layers[0]
-    wanted = ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
-    names = {name for name, _ in layer.named_modules()}
-    norms = {"input_layernorm", "post_attention_layernorm"}
-    biased = [name for name in wanted if name in names and layer.get_submodule(name).bias is not None]
-    extra = [name for name in names if "norm" in name and name not in norms]
-    if not set(wanted) <= names or biased or extra or network.config.hidden_act != "silu":
-        raise InputError(
-            "the fused decoder does not know this kind of decoder layer",
-            expected="q, k, v, o, gate, up and down projections without biases, two RMSNorms, SiLU: Llama's",
-            received=type(network).__name__,
-            todo="decode it with its own network (--kernels reference)",
-        )

@@ -1,13 +1,15 @@
 """Which decoder a model runs on: the one place that chooses, and says what it chose.
 
 On a CPU split layers run packed on torch's INT4 kernels, in the lean decoder where the architecture has one;
-`reference` runs the network's own modules, which is slow and shows what the others must compute.
+on a GPU in the fused decoder, on kernels of this project. `reference` runs the network's own modules, which
+is slow and shows what the others must compute.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
 from ..errors import InputError
@@ -15,6 +17,7 @@ from ..layers.cpu_linear import CpuLinear, why_not_packed
 from ..layers.split_linear import SplitLinear, split_layers
 from ..load.loaded import LoadedModel
 from .decoder import Decoder
+from .fused_choice import fused_decoder, why_not_fused
 from .lean_decoder import LeanDecoder
 from .lean_model import lean_model, why_not_lean
 from .network_decoder import NetworkDecoder, require_context
@@ -33,9 +36,17 @@ class Chosen:
 
 
 def make_decoder(
-    loaded: LoadedModel, *, context_tokens: int, kernels: str = "auto", head_bits: int = 8
+    loaded: LoadedModel,
+    *,
+    context_tokens: int,
+    kernels: str = "auto",
+    head_bits: int = 8,
+    device: torch.device | str | None = None,
 ) -> Chosen:
     """The decoder for `loaded`, which it takes over: packed layers leave the network.
+
+    `device` is where it shall run, by default where the model lies; a model that waits on the CPU moves to a
+    GPU layer by layer, so that the GPU never holds it in two forms.
 
     `auto` packs what can be packed and says what could not; `packed` refuses instead; `reference` runs the
     network as it is. `head_bits` (4, 8, 16) counts for packed kernels alone.
@@ -45,25 +56,46 @@ def make_decoder(
     if kernels not in KERNELS:
         raise InputError("unknown kernels", expected=f"one of {', '.join(KERNELS)}", received=kernels)
     require_context(loaded.network.config, context_tokens)
-    against = None if kernels == "reference" else why_not_packed_at_all(loaded)
+    target = torch.device(device or loaded.device)
+    against = None if kernels == "reference" else why_not_packed_at_all(loaded, target)
     if kernels == "packed" and against is not None:
         raise InputError("nothing to run packed", received=against, todo="--kernels auto or reference")
     if kernels == "reference" or against is not None:
         notes = () if against is None else (f"{against}: dense weights, several times slower",)
-        return _reference(loaded, context_tokens, notes)
+        return _reference(loaded, target, context_tokens, notes)
+    if target.type == "cuda":
+        decoder, words = fused_decoder(loaded, target, context_tokens=context_tokens, head_bits=head_bits)
+        return Chosen(decoder=decoder, description=words)
     chosen = packed_decoder(loaded, context_tokens=context_tokens, head_bits=head_bits)
     if kernels == "packed" and chosen.notes:
         raise InputError("not everything can run packed", received=chosen.notes[0], todo="--kernels auto")
     return chosen
 
 
-def why_not_packed_at_all(loaded: LoadedModel) -> str | None:
-    """What keeps every layer of `loaded` from running packed; None where nothing does."""
-    if loaded.device.type != "cpu":
-        return f"packed layers for {loaded.device.type} are not here yet"
+def same_loop(loaded: LoadedModel, *, context_tokens: int, head_bits: int, device: torch.device) -> Chosen:
+    """For comparisons: `loaded`, split or not, in the loop that packed layers run in on `device`, where there
+    is one for it; its plain layers stay dense in bf16. Takes `loaded` over."""
+    if device.type == "cuda":
+        against = why_not_fused(loaded.network, device)
+        if against is None:
+            decoder, words = fused_decoder(loaded, device, context_tokens=context_tokens, head_bits=head_bits)
+            return Chosen(decoder=decoder, description=words)
+    else:
+        against = why_no_kernel()
+        if against is None:
+            return packed_decoder(loaded, context_tokens=context_tokens, head_bits=head_bits)
+    return _reference(loaded, device, context_tokens, (f"{against}: the network's own modules run",))
+
+
+def why_not_packed_at_all(loaded: LoadedModel, device: torch.device) -> str | None:
+    """What keeps every layer of `loaded` from running packed on `device`; None where nothing does."""
     layers = list(split_layers(loaded.network))
     if not layers:
         return "the model is not split, so nothing in it is packed"
+    if device.type == "cuda":
+        return why_not_fused(loaded.network, device)
+    if device.type != "cpu":
+        return f"there are no packed layers for {device.type}"
     reasons = {name: why_not_packed(layer.in_features, layer.group_size) for name, layer in layers}
     if all(reasons.values()):
         name, reason = next(iter(reasons.items()))
@@ -82,10 +114,8 @@ def packed_decoder(loaded: LoadedModel, *, context_tokens: int, head_bits: int) 
         head_bits = 16  # and the description says so
     head = packed_head(network, head_bits)
     bits = sorted({layer.bits for _, layer in split_layers(network)})
-    words = (
-        f"INT4 kernels of torch ({'-, '.join(map(str, bits))}-bit codes), bf16 activations, "
-        f"{head_bits}-bit head"
-    )
+    codes = f"INT4 kernels of torch ({'-, '.join(map(str, bits))}-bit codes)" if bits else "dense weights"
+    words = f"{codes}, bf16 activations, {head_bits}-bit head"
     if reason is None:
         put = _Packing()
         model = lean_model(network, context_tokens=context_tokens, put=put, head=head, release=True)
@@ -100,7 +130,11 @@ def packed_decoder(loaded: LoadedModel, *, context_tokens: int, head_bits: int) 
     return Chosen(decoder=decoder, description=words, notes=notes)
 
 
-def _reference(loaded: LoadedModel, context_tokens: int, notes: tuple[str, ...]) -> Chosen:
+def _reference(
+    loaded: LoadedModel, device: torch.device, context_tokens: int, notes: tuple[str, ...]
+) -> Chosen:
+    if loaded.device != device:
+        loaded = replace(loaded, network=loaded.network.to(device), device=device)
     dtype = str(loaded.network.get_input_embeddings().weight.dtype).removeprefix("torch.")
     return Chosen(
         decoder=NetworkDecoder(loaded.network, context_tokens=context_tokens),
