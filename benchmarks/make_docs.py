@@ -19,6 +19,7 @@ from unittest import mock
 
 import docs_kill_switch
 import docs_memory
+import docs_runtime
 from sixgig.errors import InputError, UnknownNameError
 from sixgig.files import read_text, write_text
 
@@ -35,6 +36,7 @@ BLOCKS = {
     "memory": docs_memory.figures,
     "memory-configurations": docs_memory.every_configuration,
     "memory-short": docs_memory.summary,
+    **docs_runtime.BLOCKS,
 }
 
 

@@ -1,6 +1,6 @@
 """Packed tiles to dense rows, for prefill: a few thousand rows at a time, which a dense product then reads.
 
-The dense rows are few enough to stay in the L2 cache, so that memory sees the packed bytes alone.
+How many rows is the caller's choice: memory against the size of the dense product.
 """
 
 # Triton's functions are compiled from source: no postponed annotations and no type hints beyond constexpr.

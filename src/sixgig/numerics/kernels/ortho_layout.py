@@ -58,6 +58,11 @@ class TiledOrtho:
         moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self._tensors().items()}
         return replace(self, **moved)
 
+    def copy(self) -> TiledOrtho:
+        """The same with tensors of its own."""
+        cloned: dict[str, Any] = {name: tensor.clone() for name, tensor in self._tensors().items()}
+        return replace(self, **cloned)
+
     def _tensors(self) -> dict[str, Tensor]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}

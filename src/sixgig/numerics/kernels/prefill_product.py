@@ -15,7 +15,7 @@ from .layout import TiledBase, block_columns
 from .ortho_layout import SLOT_ENTRIES, TiledOrtho
 from .product import TRITON_TYPES
 
-CHUNK_BYTES = 24 * 2**20  # of dense weights at a time: about half an H200's L2 cache
+CHUNK_BYTES = 256 * 2**20  # of dense weights at a time; smaller chunks leave the dense product too little
 _BLOCK_ROWS = 32
 
 
