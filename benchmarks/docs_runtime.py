@@ -1,4 +1,4 @@
-"""docs/runtime.md's tables: decoding on a GPU and on a CPU, the error of the rounding, splitting from disk."""
+"""The tables of docs/runtime.md: decoding on a GPU and on a CPU, the error of rounding, splitting from disk."""
 
 from __future__ import annotations
 
