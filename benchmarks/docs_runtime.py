@@ -1,4 +1,4 @@
-"""The tables of docs/runtime.md: decoding on a GPU and on a CPU, the error of rounding, splitting from disk."""
+"""The tables of docs/runtime.md: decoding on a GPU and on a CPU, rounding errors, splitting from disk."""
 
 from __future__ import annotations
 
