@@ -122,7 +122,9 @@ def test_without_model_and_file_nothing_is_planned(write: Any, capsys: pytest.Ca
     ("arguments", "words"),
     [
         (["--experiment", "1"], "--experiment -> sixgig run kill-switch"),
-        (["--experiment=2"], "null-test, which this version does not run"),
+        (["--experiment=2"], "--experiment -> sixgig run null-test"),
+        (["--experiment=3"], "saving-genius, which this version does not run"),
+        (["--experiment=4"], "--experiment -> sixgig run performance"),
         (["--experiment", "9"], "one of: kill-switch"),
         (["--experiment"], "one of: kill-switch"),
         (["kill-switch", "--cache-dir", "/c"], "SIXGIG_CACHE to /c"),
