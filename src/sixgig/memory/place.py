@@ -216,7 +216,9 @@ class Place:
             if (reason := why_not_split(self.spec)) is not None:
                 notes.append(reason)
         if work.task in ("generate", "score") and work.bits < 16:
-            notes.append("packed weights run through layers.packed_linear, and no verb loads a model so yet")
+            notes.append(
+                "packed weights are planned as layers.packed_linear runs them; `sixgig chat` has decoders of its own"
+            )
         if work.experts_place == "cpu":
             notes.append("the routed experts stay in memory and travel to the card as needed: slower")
         if self.spec.num_experts:
