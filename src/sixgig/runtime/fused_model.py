@@ -21,6 +21,9 @@ from ..numerics.kernels.ortho_layout import TiledOrtho, tile_ortho
 from ..numerics.quantize import Quantized, quantize_rtn
 from ..numerics.split_product import OrthoFactors
 
+_MODEL_TYPES = ("llama", "mistral")
+MAX_GROUP = 16  # query heads of one key-value head: rows of the attention kernel's tile
+_MOVING_ROPES = ("dynamic", "longrope")  # whose frequencies change with the length
 ORTHO_BLOCK_ROWS = 64  # every launch of a matrix with an Ortho part works on blocks of this many rows
 
 
@@ -208,16 +211,28 @@ def _pinned(tensor: Tensor) -> Tensor:
 
 
 def _check(network: Any) -> None:
-    layer = network.base_model.layers[0]
+    config, layer = network.config, network.base_model.layers[0]
     wanted = ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
     names = {name for name, _ in layer.named_modules()}
     norms = {"input_layernorm", "post_attention_layernorm"}
     biased = [name for name in wanted if name in names and layer.get_submodule(name).bias is not None]
     extra = [name for name in names if "norm" in name and name not in norms]
-    if not set(wanted) <= names or biased or extra or network.config.hidden_act != "silu":
+    # Others name their parts as Llama does and calculate otherwise: Granite with factors, SmolLM3 with layers
+    # that lack rotary embeddings, StableLM with other norms.
+    unknown = config.model_type not in _MODEL_TYPES or getattr(config, "sliding_window", None)
+    if unknown or not set(wanted) <= names or biased or extra or config.hidden_act != "silu":
         raise InputError(
             "the fused decoder does not know this kind of decoder layer",
-            expected="q, k, v, o, gate, up and down projections without biases, two RMSNorms, SiLU: Llama's",
+            expected="Llama's or Mistral's: no biases, two RMSNorms, SiLU, no sliding window",
             received=type(network).__name__,
+            todo="decode it with its own network (--kernels reference)",
+        )
+    group = config.num_attention_heads // config.num_key_value_heads
+    rope_type = network.base_model.rotary_emb.rope_type
+    if group > MAX_GROUP or rope_type in _MOVING_ROPES:
+        raise InputError(
+            "the fused decoder does not know this kind of attention",
+            expected=f"at most {MAX_GROUP} query heads a key-value head, frequencies that stay as they are",
+            received=f"{group} query heads a key-value head, rope_type {rope_type}",
             todo="decode it with its own network (--kernels reference)",
         )
