@@ -82,7 +82,8 @@ def test_a_prompts_product_on_a_real_shape_is_near_its_twin(dtype: torch.dtype) 
     y_MO = prefill_product(x_MI, product.base, product.ortho, alpha)
     base, ortho = moved(base, DEVICE), moved(ortho, DEVICE)
     truth_MO = x_MI.double() @ true_weight(base, ortho, 1.0).T
-    assert rms(y_MO - truth_MO) <= 1.5 * rms(split_product(x_MI, base, ortho, 1.0) - truth_MO)
+    limit = 1.5 if dtype == torch.float16 else 2  # bf16 rounds the factors too
+    assert rms(y_MO - truth_MO) <= limit * rms(split_product(x_MI, base, ortho, 1.0) - truth_MO)
 
 
 # ---- Captured graphs ----

@@ -38,7 +38,10 @@ def test_dense_rows_are_the_dequantised_base(bits: int, group_size: int, dtype: 
 @pytest.mark.parametrize("chunk_bytes", [1, 64 * 2 * IN, 2**20])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_prompts_product_is_near_its_twin(dtype: torch.dtype, chunk_bytes: int) -> None:
-    """Its weight is rounded twice, once more where S is added, and U V's part by itself."""
+    """Its weight is rounded twice, once more where S is added, and U V's part by itself.
+
+    bf16 rounds the factors too, which are kept in fp16.
+    """
     base, ortho = random_base(OUT, IN, bits=4, group_size=64), random_ortho(OUT, IN)
     tiles = tile_base(base, dtype).to(DEVICE)
     tiled = tile_ortho([ortho], torch.arange(OUT), 32).to(DEVICE)
@@ -48,7 +51,7 @@ def test_a_prompts_product_is_near_its_twin(dtype: torch.dtype, chunk_bytes: int
         y_MO = prefill_product(x_MI, tiles, tiled, alpha, chunk_bytes=chunk_bytes)
         truth_MO = x_MI.cpu().double() @ true_weight(base, ortho, value).T
         twin_MO = split_product(x_MI.cpu(), base, ortho, value)
-        limit = 4 if INTERPRETED and dtype == torch.bfloat16 else 1.5
+        limit = 1.5 if dtype == torch.float16 else 4 if INTERPRETED else 2
         assert rms(y_MO.cpu() - truth_MO) <= limit * rms(twin_MO - truth_MO)
     assert torch.equal(y_MO, prefill_product(x_MI, tiles, None, None, chunk_bytes=chunk_bytes))
 
