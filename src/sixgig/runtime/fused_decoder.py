@@ -91,7 +91,7 @@ class FusedDecoder:
             self._sin,
             self._keys,
             self._values,
-            self.alpha,
+            self.alpha if self._with_ortho else None,
         )
         self._position += len(ids)
         self._position_1.fill_(self._position)

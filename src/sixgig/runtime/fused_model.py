@@ -22,6 +22,9 @@ from ..numerics.quantize import Quantized, quantize_rtn
 from ..numerics.split_product import OrthoFactors
 
 _NORMS = ("input_layernorm", "post_attention_layernorm")
+_MODEL_TYPES = ("llama", "mistral")
+MAX_GROUP = 16  # query heads of one key-value head: rows of the attention kernel's tile
+_MOVING_ROPES = ("dynamic", "longrope")  # whose frequencies change with the length
 ORTHO_BLOCK_ROWS = 64  # every launch of a matrix with an Ortho part works on blocks of this many rows
 
 
@@ -158,7 +161,17 @@ def fused_model(
 
 def why_unknown(network: Any) -> str | None:
     """Why this is no network of Llama's kind, as the fused decoder has it; None where it is one."""
-    layer = network.base_model.layers[0]
+    config = network.config
+    # Others name their parts as Llama does and calculate otherwise: Granite with factors, SmolLM3 with layers
+    # that lack rotary embeddings, StableLM with other norms.
+    if config.model_type not in _MODEL_TYPES:
+        return f"its architecture is {config.model_type}, not {' or '.join(_MODEL_TYPES)}"
+    if getattr(config, "sliding_window", None):
+        return f"its attention has a sliding window of {config.sliding_window} tokens"
+    return _why_unknown_layer(network.base_model.layers[0], config) or _why_unknown_attention(network)
+
+
+def _why_unknown_layer(layer: nn.Module, config: Any) -> str | None:
     wanted = ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
     names = {name for name, _ in layer.named_modules()}
     missing = sorted(set(wanted) - names)
@@ -170,12 +183,15 @@ def why_unknown(network: Any) -> str | None:
     extra = sorted(name for name in names if "norm" in name and name not in _NORMS)
     if extra:
         return f"its decoder layers have a further norm, {extra[0]}"
-    if network.config.hidden_act != "silu":
-        return f"its activation is {network.config.hidden_act}, not silu"
-    windows = {
-        kind for kind in getattr(network.config, "layer_types", None) or () if kind != "full_attention"
-    }
-    return f"its attention is limited ({windows.pop()})" if windows else None
+    return None if config.hidden_act == "silu" else f"its activation is {config.hidden_act}, not silu"
+
+
+def _why_unknown_attention(network: Any) -> str | None:
+    group = network.config.num_attention_heads // network.config.num_key_value_heads
+    if group > MAX_GROUP:
+        return f"a key-value head serves {group} query heads, and the kernel has room for {MAX_GROUP}"
+    rope_type = network.base_model.rotary_emb.rope_type
+    return f"its frequencies change with the length ({rope_type})" if rope_type in _MOVING_ROPES else None
 
 
 def stack(

@@ -23,10 +23,10 @@ def read_prompt(
     sin_PD: Tensor,
     keys: Tensor,
     values: Tensor,
-    alpha: Tensor,
+    alpha: Tensor | None,
 ) -> Tensor:
     """The last token's hidden state after the final norm [D]; fills positions `start` and on of both caches
-    [layers, K, positions, head_dim]."""
+    [layers, K, positions, head_dim]. Without `alpha` it is the Base's, the same to the bit."""
     x_TD = model.embedding_VD[ids_T.to(model.embedding_VD.device)].to(model.device)
     stop = start + len(ids_T)
     cos, sin = cos_PD[start:stop], sin_PD[start:stop]
@@ -43,11 +43,12 @@ def read_prompt(
     return _normed(x_TD[-1:], model.final_gain_D, model.eps)[0]
 
 
-def _times(x_MI: Tensor, matrix: Matrix, alpha: Tensor) -> Tensor:
+def _times(x_MI: Tensor, matrix: Matrix, alpha: Tensor | None) -> Tensor:
     if matrix.base is None:
         assert matrix.dense_OI is not None
         return F.linear(x_MI, matrix.dense_OI)
-    return prefill_product(x_MI, matrix.base, matrix.ortho, alpha)
+    # 0 times an overflow is no number: at alpha 0 nothing of the Ortho part may be touched.
+    return prefill_product(x_MI, matrix.base, None if alpha is None else matrix.ortho, alpha)
 
 
 def _normed(x_TD: Tensor, gain_D: Tensor, eps: float) -> Tensor:

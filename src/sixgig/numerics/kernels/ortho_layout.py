@@ -75,10 +75,9 @@ def tile_ortho(parts: Sequence[OrthoFactors], order_O: Tensor, block_rows: int) 
     rank = _rounded_up(max(part.up_Or.shape[1] for part in parts))
     down_RI = torch.cat([F.pad(part.down_rI.float(), (0, 0, 0, rank - len(part.down_rI))) for part in parts])
     up_Or = torch.cat([F.pad(part.up_Or.float(), (0, rank - part.up_Or.shape[1])) for part in parts])[order_O]
-    num_blocks = -(-len(order_O) // block_rows)
     first_layer_B = layer_O[::block_rows]
-    last_layer_B = torch.cat([layer_O[block_rows - 1 :: block_rows], layer_O[-1:]])[:num_blocks]
-    if rank and not torch.equal(first_layer_B, last_layer_B):
+    blocks_are_pure = torch.equal(first_layer_B.repeat_interleave(block_rows)[: len(order_O)], layer_O)
+    if rank and not blocks_are_pure:
         wide = torch.zeros(len(order_O), len(parts), rank)
         wide[torch.arange(len(order_O)), layer_O] = up_Or
         up_Or = _padded(wide.flatten(1))
