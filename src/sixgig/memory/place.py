@@ -217,7 +217,7 @@ class Place:
                 notes.append(reason)
         if work.task in ("generate", "score") and work.bits < 16:
             notes.append(
-                "packed weights are planned as layers.packed_linear runs them; `sixgig chat` decodes otherwise"
+                "packed weights are planned as layers.packed_linear runs them; `sixgig chat` runs otherwise"
             )
         if work.experts_place == "cpu":
             notes.append("the routed experts stay in memory and travel to the card as needed: slower")
