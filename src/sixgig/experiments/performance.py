@@ -199,6 +199,7 @@ class Performance:
         middle = config.prompt_tokens + config.tokens_per_round / 2
         return {
             "notes": built.notes,
+            "forms": built.forms,
             "no_energy": no_energy,
             "arms": [
                 {

@@ -56,9 +56,10 @@ class SpeedArm:
 
 @dataclass(frozen=True, kw_only=True)
 class Arms:
-    """All forms, and what is to be known of how they run."""
+    """All forms; by arm what it runs on, and what a missing fast path costs."""
 
     arms: list[SpeedArm]
+    forms: dict[str, str]
     notes: list[str]
 
 
@@ -88,14 +89,13 @@ def build_arms(
         )
         for loaded in (whole, rounded, split)
     }
-    told = [f"{chosen[id(loaded)].description}: {arm}" for arm, _, loaded in forms[:3]]
-    told += [note for one in chosen.values() for note in one.notes]
     return Arms(
         arms=[
             SpeedArm(arm=arm, alpha=alpha, decoder=chosen[id(loaded)].decoder, sizes=size)
             for (arm, alpha, loaded), size in zip(forms, sizes, strict=True)
         ],
-        notes=list(dict.fromkeys(told)),
+        forms={arm: chosen[id(loaded)].description for arm, _, loaded in forms},
+        notes=list(dict.fromkeys(note for one in chosen.values() for note in one.notes)),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 
 import rich.table
 from rich import box
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from .labels import visible
@@ -39,12 +40,16 @@ class Table:
     num_labels: int = 1
     caption: str = ""
 
-    def to_rich(self) -> rich.table.Table:
+    def to_rich(self) -> RenderableType:
         """For a terminal. Text is never read as Rich markup."""
+        if not self.caption:
+            return self._rich_table()
+        # Below the table, not as its own caption: that is as wide as the table, and cut on narrow terminals.
+        return Group(self._rich_table(), Text(self.caption, style="dim italic"))
+
+    def _rich_table(self) -> rich.table.Table:
         table = rich.table.Table(title=Text(self.title), title_justify="left", box=box.SIMPLE_HEAD)
         table.collapse_padding, table.pad_edge = True, False  # nine columns of numbers must fit into 80
-        table.caption = Text(self.caption) if self.caption else None
-        table.caption_justify = "left"
         for place, header in enumerate(self.columns):
             justify = "left" if place < self.num_labels else "right"
             # Where the terminal is narrow, words give way and numbers stay whole; of more columns than

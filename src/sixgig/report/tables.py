@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-import rich.table
+from rich.console import RenderableType
 
 from .arm_tables import ARM_TABLES
 from .chance import chance_bits
@@ -254,6 +254,6 @@ def result_tables(result: Result) -> list[Table]:
     return [table for table in (verdict_table(result), main, attack_table(result)) if table is not None]
 
 
-def terminal_tables(result: Result) -> list[rich.table.Table]:
+def terminal_tables(result: Result) -> list[RenderableType]:
     """`result_tables` for a terminal, the verdicts last: what stands above the prompt is read first."""
     return [table.to_rich() for table in reversed(result_tables(result))]
