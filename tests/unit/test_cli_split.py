@@ -413,7 +413,9 @@ def test_a_split_from_disk_goes_on_and_refuses_other_inputs_by_name(
     assert SECRET not in (tmp_path / "out.partial" / "key.json").read_text()
     capsys.readouterr()
     assert run(arguments(place, out, "--layers-from", "disk", "--seed", "4")) == 2
-    assert "seed = 0" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "seed = 0" in shown
+    assert "out.partial holds an unfinished split" in shown
     (tmp_path / "other.jsonl").write_text('{"text": "hush-hush, all of it"}\n')
     other = arguments(place, out, "--layers-from", "disk", private=str(tmp_path / "other.jsonl"))
     assert run(other) == 2

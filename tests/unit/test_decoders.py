@@ -278,3 +278,17 @@ def test_packing_takes_the_network_over() -> None:
     split_in_place(model)
     make_decoder(loaded_of(model), context_tokens=64)
     assert not any(True for _ in model.model.layers.parameters())
+
+
+@pytest.mark.parametrize("kernels", ["auto", "reference"])
+def test_a_head_of_other_bits_is_refused_whatever_runs(kernels: str) -> None:
+    with pytest.raises(InputError, match="bits of the head"):
+        make_decoder(loaded_of(network()), context_tokens=8, kernels=kernels, head_bits=5)
+
+
+def test_bytes_read_are_those_of_the_form_that_runs() -> None:
+    dense = make_decoder(loaded_of(network()), context_tokens=8, kernels="reference").decoder
+    model = network().to(torch.bfloat16)
+    split_in_place(model)
+    packed = make_decoder(loaded_of(model), context_tokens=8, head_bits=16).decoder
+    assert 0 < packed.read_bytes(0.0) < packed.read_bytes(1.0) < dense.read_bytes(0.0)

@@ -139,7 +139,7 @@ def test_a_full_cache_says_so_and_a_reset_empties_it(monkeypatch: pytest.MonkeyP
     decoder.step(2)
     with pytest.raises(InputError, match="no room"):
         decoder.step(3)
-    with pytest.raises(InputError, match="no room"):
+    with pytest.raises(InputError, match="nothing to read"):
         decoder.prefill([])
     decoder.reset()
     assert decoder.position == 0
@@ -192,3 +192,22 @@ def test_what_the_kernels_cannot_do_is_refused(kind: str, others: dict[str, Any]
 def test_a_mistral_without_a_window_is_taken() -> None:
     model = fused_model(as_loaded(tiny("Mistral", sliding_window=None)), head_bits=16)
     assert not model.has_ortho
+
+
+def test_stacked_layers_of_mixed_widths_keep_their_numbers() -> None:
+    from sixgig.layers.split_linear import AlphaSwitch, SplitLinear
+    from sixgig.numerics.kernels.layout import untile_base
+    from sixgig.numerics.quantize import dequantize, quantize_rtn
+    from sixgig.runtime.fused_model import stack
+
+    weights = [torch.randn(16, 128) for _ in range(3)]
+    bases = [
+        quantize_rtn(one, bits=bits, group_size=64) for one, bits in zip(weights, (4, 8, 3), strict=True)
+    ]
+    layers = [SplitLinear(base, None, AlphaSwitch()) for base in bases]
+    matrix = stack(layers, None, torch.device("cpu"), torch.bfloat16)
+    assert matrix.base is not None
+    assert torch.equal(dequantize(untile_base(matrix.base)), torch.cat([dequantize(base) for base in bases]))
+    other = SplitLinear(quantize_rtn(weights[0], bits=4, group_size=128), None, AlphaSwitch())
+    with pytest.raises(InputError, match="different groups"):
+        stack([layers[0], other], None, torch.device("cpu"), torch.bfloat16)

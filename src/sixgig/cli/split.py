@@ -100,6 +100,7 @@ def split(
 
     spec = find_model(model)
     require_splittable(spec)
+    _tell_of_partial(out)
     require_empty(out)
     sweep_orphans(out.absolute().parent)  # a killed save leaves private weights in a temporary folder
     records, public_text = read_private(private), read_public(public)
@@ -167,13 +168,26 @@ def _planned(
     return result
 
 
+def _tell_of_partial(out: Path) -> None:
+    """Says where an ended split from disk left its layers: they hold what is private."""
+    from ..transform.split_work import partial_folder
+
+    if partial_folder(out).exists():
+        say(
+            f"{partial_folder(out)} holds an unfinished split from disk, private parts included: the same "
+            "command with --layers-from disk goes on with it; remove it if you do not want that"
+        )
+
+
 def _choice_from_disk(choice: Choice, result: MemoryPlan, asked: str | None) -> Choice:
     """The choice without the fits, which go through the whole model at once; says so."""
     if asked is None:
         needed = format_bytes(result.tried[0].device_bytes) if result.card else "more memory"
         say(f"The model does not fit whole (it takes {needed}): its layers are read from disk, one by one.")
     say("Layer by layer, the Base's scales and the Ortho part stay as they are made: no fit follows.")
-    return replace(choice, settings=replace(choice.settings, fit_steps=0, scale_fit_steps=0))
+    return replace(
+        choice, settings=replace(choice.settings, fit_steps=0, scale_fit_steps=0, scale_fit_codes=False)
+    )
 
 
 def _work(
@@ -270,7 +284,10 @@ def _show(out: Path, manifest: dict[str, Any], done: Done, sizes: SplitSizes, js
         rows = [
             ("sieve", manifest["sieve"]["name"]),
             ("claim", _CLAIMS[manifest["claim"]]),
-            ("Base codes changed", f"{done.codes_changed:.1%} (near 0%: the sieve was rounded away)"),
+            (
+                "Base codes changed",
+                f"{done.codes_changed:.1%} as rounded (near 0%: the sieve was rounded away)",
+            ),
             (
                 "base/",
                 f"{format_bytes(sizes.base_bytes)}, split layers at "

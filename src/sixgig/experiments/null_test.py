@@ -84,6 +84,7 @@ def run_null_test(
         num_scored=texts.test.num_scored,
         plain_arm=plain_arm(config),
         compared=kept["compare-logits"],
+        seed=config.seed,
         facts=kept["fit"]["facts"],
         subject_sizes={one.name: one.num_all for one in texts.mmlu.subjects} if texts.mmlu else {},
     )

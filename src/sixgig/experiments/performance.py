@@ -69,7 +69,7 @@ def run_performance(
         times=times,
         plain_arm=f"int{config.bits}",
         prompt_tokens=config.prompt_tokens,
-        bandwidth=kept["bandwidth"]["bytes_per_second"],
+        bandwidth=kept["decode"]["bytes_per_second"],
         no_energy=kept["decode"]["no_energy"],
         seed=config.seed,
     )
@@ -116,7 +116,6 @@ class Performance:
         rounds = config.num_rounds + config.num_warmup_rounds
         return {
             "split": (60.0, self._split),
-            "bandwidth": (2 * config.bandwidth_seconds, self._bandwidth),
             "decode": (4.0 * rounds * config.tokens_per_round / 10, self._decode),
         }
 
@@ -166,17 +165,17 @@ class Performance:
             )
         return ids
 
-    def _bandwidth(self) -> dict[str, Any]:
+    def _bandwidth(self) -> float:
+        """Bytes a second that a copy reads and writes."""
         seconds = self._config.bandwidth_seconds
         if self._device.type == "cuda":
-            speed = device_speeds(seconds=seconds)[self._device.index or 0].bytes_per_second
-        else:
-            speed = host_bytes_per_second(self._num_cores, seconds=seconds)
-        return {"bytes_per_second": speed}
+            return device_speeds(seconds=seconds)[self._device.index or 0].bytes_per_second
+        return host_bytes_per_second(self._num_cores, seconds=seconds)
 
     def _decode(self) -> dict[str, Any]:
         config = self._config
         layers = read_layers(self.files.to_read(LAYERS))
+        bandwidth = self._bandwidth()
         built = build_arms(
             self._folder,
             layers,
@@ -200,6 +199,7 @@ class Performance:
         return {
             "notes": built.notes,
             "forms": built.forms,
+            "bytes_per_second": bandwidth,
             "no_energy": no_energy,
             "arms": [
                 {

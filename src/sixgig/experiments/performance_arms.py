@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ..layers.cpu_linear import why_not_packed
-from ..layers.split_linear import SplitLinear, split_layers
+from ..layers.split_linear import split_layers
 from ..load.loaded import LoadedModel, load
 from ..runtime.decoder import Decoder
 from ..runtime.make_decoder import same_loop
@@ -79,65 +79,46 @@ def build_arms(
     whole, rounded, split = (load(folder, dtype=DTYPE) for _ in range(3))
     install_split(rounded, layers, with_ortho=False)
     install_split(split, layers, with_ortho=True)
-    forms = [(FULL, None, whole), (plain, None, rounded), (SPLIT, 0.0, split), (SPLIT, 1.0, split)]
-    # Before a decoder has the networks: it puts other modules in the layers' place.
-    sizes = [sizes_of(loaded, alpha or 0.0, context_tokens, device) for _, alpha, loaded in forms]
-    bits = {id(whole): 16, id(rounded): HEAD_BITS, id(split): HEAD_BITS}
-    chosen = {
-        id(loaded): same_loop(
-            loaded, context_tokens=context_tokens, head_bits=bits[id(loaded)], device=device
-        )
-        for loaded in (whole, rounded, split)
-    }
+    tables = [_table_bytes(loaded) for loaded in (whole, rounded, split)]
+    models = [(whole, 16), (rounded, HEAD_BITS), (split, HEAD_BITS)]
+    config = whole.network.config
+    chosen = same_loop(models, context_tokens=context_tokens, device=device)
+    full, plain_form, split_form = chosen
+    forms = [
+        (FULL, None, full),
+        (plain, None, plain_form),
+        (SPLIT, 0.0, split_form),
+        (SPLIT, 1.0, split_form),
+    ]
+    held = {id(one): table for one, table in zip(chosen, tables, strict=True)}
     return Arms(
         arms=[
-            SpeedArm(arm=arm, alpha=alpha, decoder=chosen[id(loaded)].decoder, sizes=size)
-            for (arm, alpha, loaded), size in zip(forms, sizes, strict=True)
+            SpeedArm(
+                arm=arm,
+                alpha=alpha,
+                decoder=one.decoder,
+                sizes=sizes_of(one.decoder, alpha or 0.0, config, held[id(one)], context_tokens),
+            )
+            for arm, alpha, one in forms
         ],
-        forms={arm: chosen[id(loaded)].description for arm, _, loaded in forms},
-        notes=list(dict.fromkeys(note for one in chosen.values() for note in one.notes)),
+        forms={arm: one.description for arm, _, one in forms},
+        notes=list(dict.fromkeys(note for one in chosen for note in one.notes)),
     )
 
 
-def sizes_of(loaded: LoadedModel, alpha: float, context_tokens: int, device: torch.device) -> Sizes:
-    """One token needs layers, norms and head whole, and one row of the embedding."""
-    network, config = loaded.network, loaded.network.config
+def sizes_of(decoder: Decoder, alpha: float, config: Any, table_bytes: int, context_tokens: int) -> Sizes:
+    """What the decoder itself says that it reads; `table_bytes`: of an embedding that is no head as well."""
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     cache_bytes = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * DTYPE.itemsize
-    layers = [layer for _, layer in split_layers(network)]
-    embedding, head = network.get_input_embeddings().weight, network.get_output_embeddings().weight
-    dense = sum(parameter.numel() for parameter in network.parameters()) * DTYPE.itemsize
-    table = embedding.numel() * DTYPE.itemsize
-    rest = dense - table - (0 if loaded.is_tied else head.numel() * DTYPE.itemsize)
-    packed_head = int(head.numel() * (1 + 4 / 32))  # codes, and scale with zero point for each 32
-    head_bytes = packed_head if layers else head.numel() * DTYPE.itemsize
-    row = embedding.shape[1] * DTYPE.itemsize
-    own_head = 0 if loaded.is_tied and not layers else head_bytes
     return Sizes(
-        weight_bytes=rest + head_bytes + row + sum(layer_bytes(one, alpha, device) for one in layers),
+        weight_bytes=decoder.read_bytes(alpha),
         cache_bytes=cache_bytes,
-        held_bytes=rest
-        + table
-        + own_head
-        + sum(layer_bytes(one, 1.0, device) for one in layers)
-        + cache_bytes * context_tokens,
+        held_bytes=decoder.read_bytes(1.0) + table_bytes + cache_bytes * context_tokens,
     )
 
 
-def layer_bytes(layer: SplitLinear, alpha: float, device: torch.device) -> int:
-    """What one split layer reads: packed codes with a scale and a zero point (4 bytes) a group, and at alpha
-    other than 0 its Ortho part. A layer that the CPU's kernel does not take is read dense."""
-    num_weights = layer.in_features * layer.out_features
-    on_gpu = device.type == "cuda"
-    if not on_gpu and why_not_packed(layer.in_features, layer.group_size) is not None:
-        base_bytes = num_weights * DTYPE.itemsize
-    else:
-        stored_bits = layer.bits if on_gpu or layer.bits == 8 else 4  # the CPU's kernel has 4 bits alone
-        num_groups = layer.out_features * -(-layer.in_features // layer.group_size)
-        base_bytes = num_weights * stored_bits // 8 + 4 * num_groups
-    if layer.ortho is None or alpha == 0.0:
-        return base_bytes
-    factor_bytes, entry_bytes = (2, 4) if on_gpu else (4, 8)
-    factors = layer.ortho.up_Or.numel() + layer.ortho.down_rI.numel()
-    num_kept = 0 if layer.ortho.sparse is None else layer.ortho.sparse.positions_k.numel()
-    return base_bytes + factors * factor_bytes + num_kept * entry_bytes
+def _table_bytes(loaded: LoadedModel) -> int:
+    """Of the embedding, where the head is not the same tensor or will be a packed one."""
+    table = loaded.network.get_input_embeddings().weight
+    is_split = any(True for _ in split_layers(loaded.network))
+    return 0 if loaded.is_tied and not is_split else table.numel() * DTYPE.itemsize

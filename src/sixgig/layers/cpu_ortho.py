@@ -26,6 +26,12 @@ class CpuOrtho:
         self._up_Or, self._down_rI = ortho.up_Or.float().contiguous(), ortho.down_rI.float().contiguous()
         self._sparse = None if ortho.sparse is None else _Rows(ortho.sparse)
 
+    @property
+    def num_bytes(self) -> int:
+        """What one row of activations reads: fp32 factors, fp32 values with int32 columns."""
+        factors = self._up_Or.numel() + self._down_rI.numel()
+        return 4 * factors + (0 if self._sparse is None else self._sparse.num_bytes)
+
     def added(self, y_NO: Tensor, x_NI: Tensor, alpha: float) -> Tensor:
         """y + alpha x (S + U V)^T, summed in fp32 and rounded once to the type of `y`."""
         x_NI, sum_NO = x_NI.float(), y_NO.float()
@@ -51,6 +57,7 @@ class _Rows:
         rows_k = positions_k // num_in
         offsets = torch.searchsorted(rows_k, torch.arange(num_out + 1, device=rows_k.device))
         self._columns_k, self._values_k = positions_k % num_in, sparse.values_k.float()
+        self.num_bytes = 8 * len(positions_k) + 4 * num_out
         self._starts_O = offsets[:-1].contiguous()
         self._matrix = None
         if torch.backends.mkl.is_available():

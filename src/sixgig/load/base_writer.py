@@ -39,6 +39,7 @@ TOKENIZER_FILES = (
     "generation_config.json",
 )
 # Keys of a config that name a place on the machine where the model was made.
+_TOKENIZER_PLACES = ("name_or_path", "tokenizer_file", "special_tokens_map_file", "vocab_file", "merges_file")
 _PLACES = ("_name_or_path", "_model_name_or_path", "_commit_hash")
 
 
@@ -105,7 +106,7 @@ class BaseWriter:
             self._shards.add({name: self._tensors.get(name)})
         self._shards.finish()
         for name in present(self._source):
-            shutil.copyfile(self._source / name, self._folder / name)
+            _copy_without_places(self._source / name, self._folder / name)
         config = plain_config(self._source) | {"quantization_config": quantization_config(self._layers)}
         write_json(self._folder / CONFIG, config)
         # safetensors makes files that only their owner can read; a Base is made to be read by others.
@@ -147,6 +148,16 @@ def same_layers(what: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) 
 def present(folder: Path) -> list[str]:
     """The files of a model folder that go into base/ as they are."""
     return [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+
+
+def _copy_without_places(source: Path, target: Path) -> None:
+    """A copy, byte for byte but for a tokenizer's configuration that names places of this machine."""
+    if source.name == "tokenizer_config.json":
+        content = read_json(source, max_bytes=16 * 2**20)
+        if isinstance(content, dict) and any(key in content for key in _TOKENIZER_PLACES):
+            write_json(target, {key: content[key] for key in content if key not in _TOKENIZER_PLACES})
+            return
+    shutil.copyfile(source, target)
 
 
 def plain_config(folder: Path) -> dict[str, Any]:

@@ -68,6 +68,21 @@ def quantize_rtn(weight_OI: Tensor, *, bits: int, group_size: int, grid: Grid | 
     return _quantized(codes_OI, grid, bits, group_size)
 
 
+def quantize_in_blocks(weight_OI: Tensor, *, bits: int, group_size: int, block_rows: int = 8192) -> Quantized:
+    """`quantize_rtn` of some rows after the others, for a vocabulary's many: the same, in less memory."""
+    parts = [
+        quantize_rtn(weight_OI[start : start + block_rows], bits=bits, group_size=group_size)
+        for start in range(0, len(weight_OI), block_rows)
+    ]
+    return Quantized(
+        codes_OI=torch.cat([part.codes_OI for part in parts]),
+        scales_OG=torch.cat([part.scales_OG for part in parts]),
+        zeros_OG=torch.cat([part.zeros_OG for part in parts]),
+        bits=bits,
+        group_size=group_size,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Steering:
     """What GPTQ knows of a layer's inputs: the order in which columns are taken, and U in that order."""

@@ -40,6 +40,11 @@ class Decoder(Protocol):
         """Reads one token. Raises InputError where the cache is full."""
         ...
 
+    def read_bytes(self, alpha: float) -> int:
+        """Bytes of weights that one step reads with the switch at `alpha`, in the form that they have here;
+        the cache comes on top."""
+        ...
+
     def set_alpha(self, alpha: float) -> None:
         """Turns the switch; takes effect at the next call, and nothing is captured again. What is in the
         cache was computed with the earlier alpha. Raises InputError where only the Base is here."""

@@ -21,6 +21,8 @@ def why_not_fused(network: Any, device: torch.device) -> str | None:
     """What keeps `network` from the fused decoder on `device`; None where nothing does."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
+    if device.index not in (None, torch.cuda.current_device()):
+        return f"{device} is not the current device, where kernels are launched"
     capability = torch.cuda.get_device_capability(device)
     if capability < _LEAST_CAPABILITY:
         return f"the GPU's compute capability is {capability[0]}.{capability[1]}, and the kernels need 8.0"

@@ -80,6 +80,7 @@ class FusedDecoder:
     def reset(self) -> None:
         self._position = 0
         self._position_1.zero_()
+        self._workspace.counters.zero_()  # should a launch ever have been broken off
 
     def prefill(self, ids: Sequence[int]) -> Tensor:
         self._require_room(len(ids))
@@ -131,9 +132,16 @@ class FusedDecoder:
 
     @property
     def step_bytes(self) -> int:
-        """Bytes that one step must read of weights at alpha 0; the cache's come on top."""
+        """Bytes that one step must read of matrices at alpha 0; the cache's come on top."""
         matrices = [matrix for layer in self._model.layers for matrix in layer.matrices]
         return sum(matrix.num_bytes for matrix in [*matrices, self._model.head])
+
+    def read_bytes(self, alpha: float) -> int:
+        """Bytes of weights that one step reads with the switch at `alpha`."""
+        parts = [matrix.ortho for layer in self._model.layers for matrix in layer.matrices if matrix.ortho]
+        gain = self._model.final_gain_D.nbytes
+        vectors = gain * (2 * len(self._model.layers) + 1) + gain
+        return self.step_bytes + vectors + (sum(part.num_bytes for part in parts) if alpha else 0)
 
     @property
     def cache_bytes_per_token(self) -> int:
@@ -208,6 +216,7 @@ class FusedDecoder:
         """One graph for the Base alone and, where there is an Ortho part, one for both, at any alpha."""
         for with_ortho in (False, True) if self._model.has_ortho else (False,):
             self._with_ortho = with_ortho
+            self.reset()  # so that what is tried out stays within the cache
             self._launch_all()  # compiles, and allocates the scratch memory
             torch.cuda.synchronize(self._model.device)
             graph = torch.cuda.CUDAGraph()
@@ -325,7 +334,9 @@ class FusedDecoder:
         return self._logits_1V[0]
 
     def _require_room(self, num_tokens: int) -> None:
-        if not 0 < num_tokens <= self._context - self._position:
+        if num_tokens < 1:
+            raise InputError("nothing to read", expected="one token or more", received="none")
+        if num_tokens > self._context - self._position:
             raise InputError(
                 "the cache has no room for this",
                 expected=f"1 to {self._context - self._position} tokens after {self._position}",

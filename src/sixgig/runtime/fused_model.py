@@ -18,7 +18,7 @@ from ..layers.split_linear import SplitLinear
 from ..load.loaded import LoadedModel
 from ..numerics.kernels.layout import TiledBase, tile_base
 from ..numerics.kernels.ortho_layout import TiledOrtho, tile_ortho
-from ..numerics.quantize import Quantized, quantize_rtn
+from ..numerics.quantize import Quantized, quantize_in_blocks
 from ..numerics.split_product import OrthoFactors
 
 _NORMS = ("input_layernorm", "post_attention_layernorm")
@@ -204,12 +204,17 @@ def stack(
         return Matrix(dense_OI=ordered.to(device, dtype).contiguous())
     split: list[Any] = list(layers)
     bases = [layer.base() for layer in split]
+    group_sizes = sorted({base.group_size for base in bases})
+    if len(group_sizes) > 1:
+        raise InputError(
+            "layers that share an input have different groups", received=f"groups of {group_sizes}"
+        )
     order = torch.arange(sum(len(base.codes_OI) for base in bases)) if order_O is None else order_O
     whole = Quantized(
         codes_OI=torch.cat([base.codes_OI.cpu() for base in bases])[order],
         scales_OG=torch.cat([base.scales_OG.cpu() for base in bases])[order],
         zeros_OG=torch.cat([base.zeros_OG.cpu() for base in bases])[order],
-        bits=bases[0].bits,
+        bits=max(base.bits for base in bases),  # narrower codes are codes of more bits too
         group_size=bases[0].group_size,
     )
     ortho = None
@@ -247,9 +252,8 @@ def _layer(layer: Any, device: torch.device, dtype: torch.dtype) -> FusedLayer:
 def _head(head_VD: Tensor, bits: int, device: torch.device, dtype: torch.dtype) -> Matrix:
     if bits == 16:
         return Matrix(dense_OI=head_VD.to(device, dtype))
-    return Matrix(
-        base=tile_base(quantize_rtn(head_VD.float().cpu(), bits=bits, group_size=64), dtype).to(device)
-    )
+    rounded = quantize_in_blocks(head_VD.cpu(), bits=bits, group_size=64)
+    return Matrix(base=tile_base(rounded, dtype).to(device))
 
 
 def _pinned(tensor: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ def choose(logits_V: Tensor, sampling: Sampling, generator: torch.Generator | No
     if sampling.temperature == 0.0:
         return int(token)
     # Drawn on the CPU, so that a seed gives the same tokens on any device with the same logits.
-    probabilities_V = torch.softmax(logits_V.float().cpu() / sampling.temperature, dim=0)
+    probabilities_V = torch.softmax((logits_V.float().cpu() - float(top)) / sampling.temperature, dim=0)
     if sampling.top_p < 1.0:
         probabilities_V = _nucleus(probabilities_V, sampling.top_p)
     return int(torch.multinomial(probabilities_V, 1, generator=generator))

@@ -16,9 +16,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import InputError
+from ..layers.read_bytes import read_bytes
 from ..layers.split_linear import AlphaSwitch
 from .lean_model import LeanLayer, LeanModel
 from .network_decoder import PREFILL_CHUNK_TOKENS, require_room
@@ -56,6 +57,14 @@ class LeanDecoder:
     def reset(self) -> None:
         """Forgets the sequence; the cache stays allocated, and what lies beyond the position is not read."""
         self._position = 0
+
+    def read_bytes(self, alpha: float) -> int:
+        """Bytes of weights that one step reads with the switch at `alpha`."""
+        model = self._model
+        modules = [model.head, *_modules(model)]
+        norms = sum(layer.input_norm_D.nbytes + layer.mlp_norm_D.nbytes for layer in model.layers)
+        row = model.embedding_VD[0].nbytes + model.final_norm_D.nbytes
+        return sum(read_bytes(module, alpha) for module in modules) + norms + row
 
     def prefill(self, ids: Sequence[int]) -> Tensor:
         """fp32 logits [V] after `ids`. Raises InputError where they do not fit, or are none."""
@@ -150,10 +159,14 @@ def _mask(begin: int, end: int, device: torch.device) -> Tensor | None:
 
 def _switches(model: LeanModel) -> tuple[list[AlphaSwitch], bool]:
     """The switches that the model's layers read, and whether any layer has an Ortho part."""
-    modules = [
+    modules = _modules(model)
+    switches = {id(s): s for m in modules if isinstance(s := getattr(m, "switch", None), AlphaSwitch)}
+    return list(switches.values()), any(getattr(module, "ortho", None) is not None for module in modules)
+
+
+def _modules(model: LeanModel) -> list[nn.Module]:
+    return [
         module
         for layer in model.layers
         for module in (layer.query_key_value, layer.attention_output, layer.gate_up, layer.down)
     ]
-    switches = {id(s): s for m in modules if isinstance(s := getattr(m, "switch", None), AlphaSwitch)}
-    return list(switches.values()), any(getattr(module, "ortho", None) is not None for module in modules)

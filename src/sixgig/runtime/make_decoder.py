@@ -7,6 +7,7 @@ is slow and shows what the others must compute.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,7 +22,15 @@ from .fused_choice import fused_decoder, why_not_fused
 from .lean_decoder import LeanDecoder
 from .lean_model import lean_model, why_not_lean
 from .network_decoder import NetworkDecoder, require_context
-from .pack_cpu import Packed, pack_for_cpu, packed_head, packed_or_itself, require_cpu_bf16, why_no_kernel
+from .pack_cpu import (
+    HEAD_BITS,
+    Packed,
+    pack_for_cpu,
+    packed_head,
+    packed_or_itself,
+    require_cpu_bf16,
+    why_no_kernel,
+)
 
 KERNELS = ("auto", "packed", "reference")
 
@@ -55,6 +64,10 @@ def make_decoder(
     """
     if kernels not in KERNELS:
         raise InputError("unknown kernels", expected=f"one of {', '.join(KERNELS)}", received=kernels)
+    if head_bits not in HEAD_BITS:
+        raise InputError(
+            "unsupported bits of the head", expected=f"one of {HEAD_BITS}", received=str(head_bits)
+        )
     require_context(loaded.network.config, context_tokens)
     target = torch.device(device or loaded.device)
     against = None if kernels == "reference" else why_not_packed_at_all(loaded, target)
@@ -72,19 +85,27 @@ def make_decoder(
     return chosen
 
 
-def same_loop(loaded: LoadedModel, *, context_tokens: int, head_bits: int, device: torch.device) -> Chosen:
-    """For comparisons: `loaded`, split or not, in the loop that packed layers run in on `device`, where there
-    is one for it; its plain layers stay dense in bf16. Takes `loaded` over."""
-    if device.type == "cuda":
-        against = why_not_fused(loaded.network, device)
-        if against is None:
-            decoder, words = fused_decoder(loaded, device, context_tokens=context_tokens, head_bits=head_bits)
-            return Chosen(decoder=decoder, description=words)
-    else:
-        against = why_no_kernel()
-        if against is None:
-            return packed_decoder(loaded, context_tokens=context_tokens, head_bits=head_bits)
-    return _reference(loaded, device, context_tokens, (f"{against}: the network's own modules run",))
+def same_loop(
+    models: Sequence[tuple[LoadedModel, int]], *, context_tokens: int, device: torch.device
+) -> list[Chosen]:
+    """For comparisons: models, split or not, each with the bits of its head, all in one kind of loop.
+
+    That is the one that packed layers run in on `device`, where it is there for all of them, and else the
+    networks' own modules; plain layers stay dense in bf16. Takes the models over.
+    """
+    on_gpu = device.type == "cuda"
+    reasons = [why_not_fused(one.network, device) if on_gpu else why_no_kernel() for one, _ in models]
+    against = next((reason for reason in reasons if reason), None)
+    if against is not None:
+        notes = (f"{against}: the networks' own modules run",)
+        return [_reference(one, device, context_tokens, notes) for one, _ in models]
+    if not on_gpu:
+        return [packed_decoder(one, context_tokens=context_tokens, head_bits=bits) for one, bits in models]
+    found = []
+    for one, bits in models:
+        decoder, words = fused_decoder(one, device, context_tokens=context_tokens, head_bits=bits)
+        found.append(Chosen(decoder=decoder, description=words))
+    return found
 
 
 def why_not_packed_at_all(loaded: LoadedModel, device: torch.device) -> str | None:

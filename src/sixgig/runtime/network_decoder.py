@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..layers.split_linear import set_alpha
+from ..layers.read_bytes import read_bytes
+from ..layers.split_linear import set_alpha, split_layers
 
 PREFILL_CHUNK_TOKENS = 512
 
@@ -53,6 +54,17 @@ class NetworkDecoder:
         """Forgets the sequence; the cache stays allocated."""
         self._cache.reset()
         self._position = 0
+
+    def read_bytes(self, alpha: float) -> int:
+        """Bytes of weights that one step reads with the switch at `alpha`: one row of the embedding, and all
+        else."""
+        table = self._network.get_input_embeddings().weight
+        head = self._network.get_output_embeddings()
+        is_tied = head.weight.data_ptr() == table.data_ptr()
+        split = [layer for _, layer in split_layers(self._network)]
+        rest = sum(parameter.nbytes for parameter in self._network.parameters())
+        unread = 0 if is_tied else table.nbytes
+        return rest - unread + table[0].nbytes + sum(read_bytes(layer, alpha) for layer in split)
 
     def prefill(self, ids: Sequence[int]) -> Tensor:
         """fp32 logits [V] after `ids`. Raises InputError where they do not fit, or are none."""

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..layers.cpu_linear import KERNEL_GROUPS, CpuLinear, why_not_packed
 from ..layers.split_linear import SplitLinear, split_layers
 from ..load.loaded import LoadedModel
-from ..numerics.quantize import quantize_rtn
+from ..numerics.quantize import quantize_in_blocks
 
 HEAD_BITS = (4, 8, 16)
 # 8-bit codes hardly depend on it; at 4 bits smaller groups are the better ones for their size.
@@ -83,7 +83,7 @@ def packed_head(network: Any, bits: int) -> nn.Module:
         raise InputError("unsupported bits of the head", expected=f"one of {HEAD_BITS}", received=str(bits))
     if reason := why_not_packed(head.in_features, KERNEL_GROUPS[-1]):
         raise InputError("the head cannot be packed", received=reason, todo="leave it at 16 bits")
-    base = quantize_rtn(head.weight, bits=bits, group_size=HEAD_GROUP_SIZES[bits])
+    base = quantize_in_blocks(head.weight, bits=bits, group_size=HEAD_GROUP_SIZES[bits])
     return CpuLinear(base, bias=head.bias)
 
 

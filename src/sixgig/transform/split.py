@@ -55,7 +55,8 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSplit:
-    """One layer's result, on the CPU. `codes_changed`: share of Base codes that differ from Q(W)'s.
+    """One layer's result, on the CPU. `codes_changed`: share of Base codes that differ from Q(W)'s
+    as they were rounded; a fit that trains codes comes after that and leaves it.
 
     `unrounded_OI` is W - M in bf16, the teacher that `fit_scales` needs; None unless the arm asked for it.
     """

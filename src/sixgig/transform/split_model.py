@@ -141,7 +141,8 @@ class ModelSplit:
 
     @property
     def codes_changed(self) -> float:
-        """Share of all Base codes that differ from those of the unsplit weights; near 0: nothing removed."""
+        """Share of all Base codes that differed from those of the unsplit weights when they were rounded,
+        before any fit; near 0: nothing removed."""
         changed = sum(layer.codes_changed * layer.base.codes_OI.numel() for layer in self.layers.values())
         return changed / sum(layer.base.codes_OI.numel() for layer in self.layers.values())
 

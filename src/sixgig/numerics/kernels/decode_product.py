@@ -8,8 +8,8 @@ program of a block that finishes last adds up what the others left, in fixed ord
 adds alpha times their part, and writes. So no sum depends on which program was quicker, and alpha = 0 and 1
 are the same launch: alpha is read from device memory, and a captured graph need not be captured again.
 
-The wait cannot hang: helpers have the lowest program numbers, so that they have started before any program
-that waits for them, and they wait for nobody.
+Nobody waits for a program that has not started, as long as programs start in the order of their numbers,
+which GPUs do though nothing promises it: helpers have the lowest numbers and wait for nobody themselves.
 
 What comes before and after a product in a Llama-like decoder is in the launch too:
 - the input may lack its RMSNorm's factor, which is one number a row and can as well multiply the result; it

@@ -5,10 +5,11 @@ code of every *plane*: plane j is `width` consecutive columns, and word w holds 
 each. So one shift and one mask of a pair of words give two neighbouring columns of a plane, which is how a
 matrix unit wants them, and a plane's activations lie side by side.
 
-    bits  columns a block  parts of words  planes 2     256              1 of 32         8 of 32 3     512
-    3 of 32         16 of 32  five codes a word; the 16th plane is the three words' top bits 4     256
-    1 of 64         4 of 64 8     256              4 of 64 bytes   4 of 64   plain bytes, a part for each
-    plane
+    bits  columns a block  parts of words  planes
+    2     256              1 of 32         8 of 32
+    3     512              3 of 32         16 of 32   five codes a word, and the 16th plane from its top bit
+    4     256              1 of 64         4 of 64
+    8     256              4 of 64 bytes   4 of 64    plain bytes, a part for each plane
 
 Blocks come first, then parts, then rows: what a program reads of a part is one run of memory. Each group of
 each row has one 32-bit grid: the fp16 scale below, the offset above, in the activations' type: what a code's
