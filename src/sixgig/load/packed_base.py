@@ -177,7 +177,8 @@ def _to_words(codes_NC: Tensor, bits: int) -> Tensor:
     packed = pack_codes(codes_NC, bits)
     # Bits past the last code are zero, so cutting loses nothing. Words are little-endian, as here.
     resized = torch.nn.functional.pad(packed, (0, num_bytes - packed.shape[1]))
-    return resized.view(torch.int32)
+    # A fresh copy: a single row that was cut counts as contiguous but keeps its old stride.
+    return resized.clone(memory_format=torch.contiguous_format).view(torch.int32)
 
 
 def _from_words(words_NW: Tensor, bits: int, num_codes: int) -> Tensor:
