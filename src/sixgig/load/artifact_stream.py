@@ -57,20 +57,10 @@ def write_split(
     with atomic_path(folder) as temporary:
         base = BaseWriter(temporary / BASE, loaded_folder, forms)
         for name, quantized, _ in layers:
-            base.add(name, _on_cpu(quantized))
+            base.add(name, quantized.to("cpu"))
         base.finish()
         ortho = OrthoWriter(temporary / ORTHO, factor_bits=factor_bits)
         for name, _, part in layers:
             ortho.add(name, part)
         found = ortho.finish(temporary / BASE, private_facts)
         return finish_split(temporary, base, manifest, found)
-
-
-def _on_cpu(base: Quantized) -> Quantized:
-    return Quantized(
-        codes_OI=base.codes_OI.cpu(),
-        scales_OG=base.scales_OG.cpu(),
-        zeros_OG=base.zeros_OG.cpu(),
-        bits=base.bits,
-        group_size=base.group_size,
-    )

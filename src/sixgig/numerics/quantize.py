@@ -35,6 +35,16 @@ class Quantized:
         """Bits that the packed form takes: codes, 16-bit scales and `bits`-wide zero points."""
         return self.codes_OI.numel() * self.bits + self.scales_OG.numel() * (16 + self.bits)
 
+    def to(self, device: torch.device | str) -> Quantized:
+        """The same on another device."""
+        return Quantized(
+            codes_OI=self.codes_OI.to(device),
+            scales_OG=self.scales_OG.to(device),
+            zeros_OG=self.zeros_OG.to(device),
+            bits=self.bits,
+            group_size=self.group_size,
+        )
+
 
 def dequantize(quantized: Quantized, dtype: torch.dtype = torch.float32) -> Tensor:
     """(code - zero) * scale, computed in fp32 and rounded once to `dtype`; [O, I]."""

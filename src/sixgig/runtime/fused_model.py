@@ -103,7 +103,8 @@ class FusedModel:
         positions = torch.arange(num_positions, dtype=torch.float32, device=self.device)
         angles = torch.outer(positions, self.inverse_frequencies.to(self.device))
         angles = torch.cat([angles, angles], dim=1)
-        return tuple((f(angles) * self.rotary_scaling).to(self.dtype) for f in (torch.cos, torch.sin))  # type: ignore[return-value]
+        cos, sin = angles.cos() * self.rotary_scaling, angles.sin() * self.rotary_scaling
+        return cos.to(self.dtype), sin.to(self.dtype)
 
 
 def interleaved(num_channels: int) -> Tensor:

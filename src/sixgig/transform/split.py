@@ -164,7 +164,7 @@ def split_removed(evidence: Evidence, arm: Arm, removed_OI: Tensor, plain: Quant
     else:
         base = round_weight(unrounded_OI, evidence.statistics, arm.quantize, kept_OI)
     return LayerSplit(
-        base=_on_cpu(base),
+        base=base.to("cpu"),
         ortho=_first_guess(evidence, base, arm, kept_OI),
         codes_changed=float((base.codes_OI != plain.codes_OI).float().mean()),
         removed_norm_share=float(removed_OI.norm() / evidence.weight_OI.norm()),
@@ -258,16 +258,6 @@ def _check_weights(linears: Mapping[str, nn.Linear]) -> None:
 def generator_of(seed: int, name: str) -> torch.Generator:
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-
-def _on_cpu(base: Quantized) -> Quantized:
-    return Quantized(
-        codes_OI=base.codes_OI.cpu(),
-        scales_OG=base.scales_OG.cpu(),
-        zeros_OG=base.zeros_OG.cpu(),
-        bits=base.bits,
-        group_size=base.group_size,
-    )
 
 
 def _sparse_on_cpu(sparse: SparsePart) -> SparsePart:
