@@ -103,6 +103,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/quality.json"))
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "receipts")
     parser.add_argument("--receipt", action="store_true", help="write it though --methods leaves rows out")
+    parser.add_argument("--commit", help="the commit that is measured, where git does not tell")
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
     sizes = TINY if arguments.tiny else _sizes(arguments)
@@ -116,7 +117,7 @@ def main() -> None:
     done = measure(arguments.model, arguments.device, data_dir, sizes, arguments.methods, arguments.work)
     if (arguments.receipt or arguments.methods == [""]) and not arguments.tiny:
         path = arguments.out / f"quality-{time.strftime('%Y-%m-%d', time.gmtime())}.json"
-        write_json(path, receipt(done, arguments.device))
+        write_json(path, receipt(done, arguments.device, arguments.commit))
         print(path)
 
 

@@ -28,8 +28,8 @@ MOST_INT4 = 1.06
 Rows = Mapping[str, Mapping[str, Any]]
 
 
-def receipt(done: Mapping[str, Any], device: str) -> dict[str, Any]:
-    """The receipt of what `quality.measure` returned."""
+def receipt(done: Mapping[str, Any], device: str, commit: str | None = None) -> dict[str, Any]:
+    """The receipt of what `quality.measure` returned; `commit`, where git does not tell it."""
     rows = done["rows"]
     origin = provenance([done["config"]["seed"]], [])
     return {
@@ -37,7 +37,7 @@ def receipt(done: Mapping[str, Any], device: str) -> dict[str, Any]:
         "area": AREA,
         "command": f"python benchmarks/quality.py --device {device}",
         "date": origin.date_utc[:10],
-        "commit": origin.commit,
+        "commit": commit or origin.commit,
         "device": {"name": origin.device_name if device != "cpu" else "cpu"},
         "versions": origin.library_versions | {"python": origin.python_version},
         "config": dict(done["config"]) | {"source_sha256": origin.source_sha256, "dirty": origin.dirty},
