@@ -61,13 +61,16 @@ def main() -> None:
     if arguments.child:
         _split(arguments.folder, arguments.method, arguments.tiny, arguments.stop_after)
         return
-    begun = time.monotonic()
-    build(arguments.folder, SHAPES["tiny" if arguments.tiny else "8b"], "cpu" if arguments.tiny else "cuda")
-    print(f"built, or found, in {time.monotonic() - begun:.0f} s", file=sys.stderr)
     if arguments.build:
+        begun = time.monotonic()
+        shape = SHAPES["tiny" if arguments.tiny else "8b"]
+        build(arguments.folder, shape, "cpu" if arguments.tiny else "cuda")
+        print(f"built, or found, in {time.monotonic() - begun:.0f} s", file=sys.stderr)
         return
-    command = [sys.executable, __file__, "--child", *(word for word in sys.argv[1:] if word != "--child")]
-    if done := subprocess.run(command, check=False).returncode:
+    # Each in a process of its own: what one of them leaves on the card would count as the other's.
+    if done := _again("--build"):
+        raise SystemExit(f"building ended with {done}; the same command goes on where it stopped")
+    if done := _again("--child"):
         raise SystemExit(f"the split ended with {done}; the same command goes on after its last layer")
     runs = json.loads((arguments.folder / MEASURED).read_text(encoding="utf-8"))
     if not runs[-1]["finished"]:
@@ -80,6 +83,11 @@ def main() -> None:
         mark = {True: "met", False: "NOT MET"}[figure["met"]]
         print(f"{figure['name']:<26} {figure['value']:>9.3f} {figure['unit']:<4} {figure['target']}  {mark}")
     print(path)
+
+
+def _again(option: str) -> int:
+    """The exit status of this same command with one more option."""
+    return subprocess.run([sys.executable, __file__, *sys.argv[1:], option], check=False).returncode
 
 
 def _split(folder: Path, method: str, tiny: bool, stop_after: int | None) -> None:
