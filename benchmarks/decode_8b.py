@@ -21,7 +21,7 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,19 +62,21 @@ def main() -> None:
     if arguments.tiny:
         os.environ["TRITON_INTERPRET"] = "1"
     num_rounds = 2 if arguments.tiny else 5 if arguments.quick else 25
-    measured = measure(
+    commit = arguments.commit or _commit()
+    from sixgig.files import write_json
+
+    value, path = {}, arguments.out
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for measured in measure(
         tiny=arguments.tiny,
         num_rounds=num_rounds,
         peers=arguments.peers,
         peers_path=arguments.peers_path,
         peer_seconds=arguments.peer_seconds,
-    )
-    value = receipt(measured, arguments.commit or _commit())
-    from sixgig.files import write_json
-
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"{AREA}-{value['date']}.json"
-    write_json(path, value)
+    ):
+        value = receipt(measured, commit)
+        path = arguments.out / f"{AREA}-{value['date']}.json"
+        write_json(path, value)
     for one in value["figures"]:
         told = "-" if one["value"] is None else f"{one['value']:.4g}"
         print(f"{one['name']:32} {told:>10} {one['unit']:10} {one['target'] or '':14} {one['met']}")
@@ -83,8 +85,8 @@ def main() -> None:
 
 def measure(
     *, tiny: bool, num_rounds: int, peers: Sequence[str], peers_path: Path | None, peer_seconds: float
-) -> dict[str, Any]:
-    """Times of all arms by round, and memory; then the peers', in turns with our INT4 arm."""
+) -> Iterator[dict[str, Any]]:
+    """Times of all arms by round, and memory; again with each peer's, in turns with our INT4 arm."""
     import torch
 
     from decode_8b_model import TINY, Shape, random_model
@@ -114,7 +116,18 @@ def measure(
             times = _round(one, prompt, num_tokens, device)
             if number:  # the first warms up
                 rounds[name].append(times)
-    found = measure_peers(
+    ours = {
+        "rounds": rounds,
+        "step_bytes": {name: one.step_bytes for name, (one, _) in turns.items()},
+        "cache_bytes_per_token": split.cache_bytes_per_token,
+        "middle_tokens": prompt_tokens + num_tokens / 2,
+        "bandwidth": _bandwidth(device),
+        "peak": peak,
+        "shape": vars(shape),
+        "prompt_tokens": prompt_tokens,
+        "tokens_per_round": num_tokens,
+    }
+    for found in measure_peers(
         lambda: _round(arms["int4"], prompt, num_tokens, device),
         Task(
             kind="",
@@ -128,19 +141,8 @@ def measure(
         num_rounds=num_rounds,
         limit_seconds=peer_seconds,
         cap_gib=CAP_GIB,
-    )
-    return {
-        "rounds": rounds,
-        "peers": found,
-        "step_bytes": {name: one.step_bytes for name, (one, _) in turns.items()},
-        "cache_bytes_per_token": split.cache_bytes_per_token,
-        "middle_tokens": prompt_tokens + num_tokens / 2,
-        "bandwidth": _bandwidth(device),
-        "peak": peak,
-        "shape": vars(shape),
-        "prompt_tokens": prompt_tokens,
-        "tokens_per_round": num_tokens,
-    }
+    ):
+        yield ours | {"peers": found}
 
 
 def _round(decoder: Any, prompt: list[int], num_tokens: int, device: Any) -> dict[str, float]:
@@ -252,7 +254,7 @@ def _peer_figure(row: Row) -> dict[str, Any]:
     name, one, unit, note = row
     if one is None:
         return _figure(name, None, None, None, 0, unit, note)
-    if isinstance(one, float):
+    if isinstance(one, int | float):
         return _figure(name, one, one, one, 1, unit, note)
     return _figure(name, one.value, one.interval.low, one.interval.high, one.n, unit, note)
 

@@ -10,6 +10,7 @@ Legend: O outputs, I inputs, G groups of a row.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,8 +39,10 @@ def random_llama(
 
     config = llama_config(shape)
     with torch.device("meta"):
-        network = LlamaForCausalLM(config).to(dtype).eval().requires_grad_(False)
-    for name, module in list(network.named_modules()):
+        network: Any = LlamaForCausalLM(config)
+    network.to(dtype).eval().requires_grad_(False)
+    modules: list[tuple[str, Any]] = list(network.named_modules())
+    for name, module in modules:
         progress(f"building {name}")
         if isinstance(module, nn.Linear):
             weight_OI = _random(module.weight.shape, device, dtype)
@@ -58,6 +61,7 @@ def llama_config(shape: Mapping[str, int]) -> Any:
     """Without a token that ends the answer, so that all answers are of one length."""
     from transformers import LlamaConfig
 
+    settings: dict[str, Any] = {"attn_implementation": "sdpa"}
     return LlamaConfig(
         num_hidden_layers=shape["num_layers"],
         hidden_size=shape["hidden"],
@@ -73,7 +77,7 @@ def llama_config(shape: Mapping[str, int]) -> Any:
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=None,
-        attn_implementation="sdpa",
+        **settings,
     )
 
 
@@ -112,7 +116,10 @@ def torchao_int4(device: torch.device, group_size: int) -> Linear:
     if device.type == "cuda":
         config = Int4WeightOnlyConfig(group_size=group_size, int4_packing_format="tile_packed_to_4d")
     else:
-        config = IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(group_size))
+        config = IntxWeightOnlyConfig(
+            weight_dtype=torch.int4,  # pyright: ignore[reportAttributeAccessIssue]
+            granularity=PerGroup(group_size),
+        )
 
     def linear(module: nn.Linear, weight_OI: Tensor) -> nn.Module:
         made = _dense(module, weight_OI)
@@ -134,9 +141,9 @@ def gemlite_int4(device: torch.device, dtype: torch.dtype, group_size: int) -> L
     from gemlite.helper import A16W4_HQQ_INT  # pyright: ignore[reportMissingImports]
 
     if "H200" in torch.cuda.get_device_name(device):
-        from pathlib import Path
-
-        gemlite.load_config(str(Path(gemlite.__file__).parent / "configs" / "h100.json"))
+        tuned = Path(str(gemlite.__file__)).parent / "configs" / "h100.json"
+        if not gemlite.load_config(str(tuned)):
+            raise RuntimeError(f"gemlite's own tuned launches are not at {tuned}")
     processor = A16W4_HQQ_INT(device=str(device), dtype=dtype)
 
     def linear(module: nn.Linear, weight_OI: Tensor) -> nn.Module:

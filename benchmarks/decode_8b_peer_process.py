@@ -40,8 +40,6 @@ def serve(connection: Connection, task: Task) -> None:
     """Everything that goes wrong is told with its words, whatever it is: it is what is reported of a peer."""
     try:
         warnings.simplefilter("ignore")  # of the libraries about each other
-        if task.peers_path:
-            sys.path.append(task.peers_path)  # after this environment's own packages
         contender = _contender(task, lambda words: connection.send({"stage": words}))
         connection.send({"ready": _facts(task)})
         while connection.recv() == "round":
@@ -59,9 +57,12 @@ def in_one_line(problem: BaseException) -> str:
 def _contender(task: Task, progress: Callable[[str], None]) -> Contender:
     progress("importing torch and transformers")
     import torch
+    from transformers import LlamaForCausalLM  # noqa: F401, before it can see what it would import too
 
     from decode_8b_peer_models import bitsandbytes_nf4, gemlite_int4, random_llama, torchao_int4
 
+    if task.peers_path:
+        sys.path.append(task.peers_path)  # after this environment's own packages
     device = torch.device(task.device)
     if task.cap_gib is not None and device.type == "cuda":
         total_bytes = torch.cuda.get_device_properties(device).total_memory
@@ -225,7 +226,8 @@ class Captured:
     def _rewind(self, position: int) -> None:
         """Later keys and values are masked until they are written anew."""
         self._position_11.fill_(position)
-        for layer in self._cache.layers:
+        layers: list[Any] = self._cache.layers
+        for layer in layers:
             layer.cumulative_length.fill_(position)
 
 

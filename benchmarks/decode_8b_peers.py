@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -155,22 +155,25 @@ def measure_peers(
     num_rounds: int,
     limit_seconds: float,
     cap_gib: float,
-) -> dict[str, Any]:
-    """What was found of the peers of `names`, by figure: {"rounds"} or {"failed"}; and under the cap."""
+) -> Iterator[dict[str, Any]]:
+    """What was found of the peers of `names`, by figure: {"rounds"} or {"failed"}; and under the cap. Given
+    before the first and again after each, so that whatever ends the run leaves what there was."""
     found: dict[str, Any] = {"limit_seconds": limit_seconds, "speed": {}, "capped": {}}
+    yield found
     for name in names:
         peer: Peer | None = PEERS[name]
         while peer is not None:
             one = timed_in_turns(ours, replace(task, kind=peer.kind), num_rounds, limit_seconds)
             found["speed"][peer.figure] = one | {"note": peer.note}
             print(peer.figure, _in_short(one), flush=True)
+            yield found
             peer = peer.fallback if "failed" in one else None
     if "bitsandbytes" in names and task.device.startswith("cuda"):
         for figure, kind in CAPPED.items():
             one = under_cap(replace(task, kind=kind, cap_gib=cap_gib), limit_seconds)
             found["capped"][figure] = one
             print(figure, one, flush=True)
-    return found
+            yield found
 
 
 def timed_in_turns(
