@@ -4,6 +4,9 @@ python benchmarks/decode_8b.py                on a GPU with 48 GB or more (the d
 python benchmarks/decode_8b.py --quick        fewer rounds, to try it there
 python benchmarks/decode_8b.py --tiny         one small layer on this CPU, in Triton's interpreter: tries the
                                               script, measures nothing
+python benchmarks/decode_8b.py --peers-path FOLDER
+                                              other stacks too, installed there as decode_8b_peers.py says;
+                                              --peers without a name leaves them out
 
 All arms decode in the same loop, one after the other within each round, forwards and backwards in turn; what
 is compared is compared round by round. Weights are random. Share of the roofline: the bytes that a token must
@@ -18,9 +21,11 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from decode_8b_peers import PEERS, Row, Task, measure_peers, peer_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 AREA, SCHEMA = "decode-8b", "sixgig.receipt/1"
@@ -35,6 +40,10 @@ TARGETS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "alpha1_overhead": ("at most 0.15", lambda value: value <= 0.15),
     "prefill_vs_bf16": ("at least 0.9", lambda value: value >= 0.9),
     "peak_allocated_gib_8b_512": ("at most 4.3", lambda value: value <= 4.3),
+    "speedup_vs_bnb_nf4": ("at least 8", lambda value: value >= 8),
+    "speedup_vs_torchao_int4": ("at least 1.2", lambda value: value >= 1.2),
+    "speedup_vs_gemlite": ("at least 1.2", lambda value: value >= 1.2),
+    "bnb_nf4_runs_under_cap": ("at most 0", lambda value: value == 0),
 }
 
 
@@ -44,25 +53,40 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "receipts")
     parser.add_argument("--commit", help="the commit that is measured, where git does not tell")
+    parser.add_argument("--peers-path", type=Path, help="a folder that other projects are installed in")
+    parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS), help="default: all")
+    parser.add_argument("--peer-seconds", type=float, default=150.0, help="what one may take to be built")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
     if arguments.tiny:
         os.environ["TRITON_INTERPRET"] = "1"
-    measured = measure(tiny=arguments.tiny, num_rounds=2 if arguments.tiny else 5 if arguments.quick else 25)
-    value = receipt(measured, arguments.commit or _commit())
+    num_rounds = 2 if arguments.tiny else 5 if arguments.quick else 25
+    commit = arguments.commit or _commit()
     from sixgig.files import write_json
 
+    value, path = {}, arguments.out
     arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"{AREA}-{value['date']}.json"
-    write_json(path, value)
+    for measured in measure(
+        tiny=arguments.tiny,
+        num_rounds=num_rounds,
+        peers=arguments.peers,
+        peers_path=arguments.peers_path,
+        peer_seconds=arguments.peer_seconds,
+    ):
+        value = receipt(measured, commit)
+        path = arguments.out / f"{AREA}-{value['date']}.json"
+        write_json(path, value)
     for one in value["figures"]:
-        print(f"{one['name']:32} {one['value']:10.4g} {one['unit']:10} {one['target'] or '':14} {one['met']}")
+        told = "-" if one["value"] is None else f"{one['value']:.4g}"
+        print(f"{one['name']:32} {told:>10} {one['unit']:10} {one['target'] or '':14} {one['met']}")
     print(path)
 
 
-def measure(*, tiny: bool, num_rounds: int) -> dict[str, Any]:
-    """Times of all arms by round, and memory."""
+def measure(
+    *, tiny: bool, num_rounds: int, peers: Sequence[str], peers_path: Path | None, peer_seconds: float
+) -> Iterator[dict[str, Any]]:
+    """Times of all arms by round, and memory; again with each peer's, in turns with our INT4 arm."""
     import torch
 
     from decode_8b_model import TINY, Shape, random_model
@@ -92,7 +116,7 @@ def measure(*, tiny: bool, num_rounds: int) -> dict[str, Any]:
             times = _round(one, prompt, num_tokens, device)
             if number:  # the first warms up
                 rounds[name].append(times)
-    return {
+    ours = {
         "rounds": rounds,
         "step_bytes": {name: one.step_bytes for name, (one, _) in turns.items()},
         "cache_bytes_per_token": split.cache_bytes_per_token,
@@ -103,6 +127,22 @@ def measure(*, tiny: bool, num_rounds: int) -> dict[str, Any]:
         "prompt_tokens": prompt_tokens,
         "tokens_per_round": num_tokens,
     }
+    for found in measure_peers(
+        lambda: _round(arms["int4"], prompt, num_tokens, device),
+        Task(
+            kind="",
+            shape=vars(shape),
+            device=str(device),
+            prompt_tokens=prompt_tokens,
+            num_tokens=num_tokens,
+            peers_path=None if peers_path is None else str(peers_path.resolve()),
+        ),
+        peers,
+        num_rounds=num_rounds,
+        limit_seconds=peer_seconds,
+        cap_gib=CAP_GIB,
+    ):
+        yield ours | {"peers": found}
 
 
 def _round(decoder: Any, prompt: list[int], num_tokens: int, device: Any) -> dict[str, float]:
@@ -207,10 +247,22 @@ def figures(measured: dict[str, Any]) -> list[dict[str, Any]]:
         value = measured["peak"]["allocated_gib"]
         note = f"embedding on the CPU, allocator held to {CAP_GIB} GiB"
         found.append(_figure("peak_allocated_gib_8b_512", value, value, value, 1, "GiB", note))
-    return found
+    return found + [_peer_figure(row) for row in peer_rows(measured["peers"])]
 
 
-def _figure(name: str, value: float, low: float, high: float, n: int, unit: str, note: str) -> dict[str, Any]:
+def _peer_figure(row: Row) -> dict[str, Any]:
+    name, one, unit, note = row
+    if one is None:
+        return _figure(name, None, None, None, 0, unit, note)
+    if isinstance(one, int | float):
+        return _figure(name, one, one, one, 1, unit, note)
+    return _figure(name, one.value, one.interval.low, one.interval.high, one.n, unit, note)
+
+
+def _figure(
+    name: str, value: float | None, low: float | None, high: float | None, n: int, unit: str, note: str
+) -> dict[str, Any]:
+    """`value` None: not measured, and so neither met nor missed."""
     target, meets = TARGETS.get(name, (None, None))
     return {
         "name": name,
@@ -220,7 +272,7 @@ def _figure(name: str, value: float, low: float, high: float, n: int, unit: str,
         "high": high,
         "n": n,
         "target": target,
-        "met": None if meets is None else meets(value),
+        "met": None if meets is None or value is None else meets(value),
         "note": note,
     }
 
@@ -238,6 +290,9 @@ def receipt(measured: dict[str, Any], commit: str) -> dict[str, Any]:
         if on_gpu
         else {"name": "CPU, Triton's interpreter", "total_bytes": None}
     )
+    versions: dict[str, str] = {}
+    for one in measured["peers"]["speed"].values():
+        versions |= one.get("facts", {}).get("versions", {})
     return {
         "schema": SCHEMA,
         "area": AREA,
@@ -245,7 +300,7 @@ def receipt(measured: dict[str, Any], commit: str) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": commit,
         "device": device,
-        "versions": {"torch": torch.__version__, "triton": triton.__version__},
+        "versions": {"torch": torch.__version__, "triton": triton.__version__} | versions,
         "config": {key: measured[key] for key in ("shape", "prompt_tokens", "tokens_per_round")},
         "figures": figures(measured),
         "raw": measured,
