@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-# Workers side by side, four at most, since each holds torch and some a model. Files go round in their order:
-# the end-to-end run, the longest by far, begins early.
-PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Workers side by side: one for each core but four at most, since each holds torch, some of them a model too.
+# They take files in order, so that the end-to-end run, the longest by far, begins early.
+WORKERS ?= logical
+PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test install format check model unit end-to-end docs clean
 
