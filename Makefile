@@ -3,13 +3,18 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# Workers side by side: one for each core but four at most, since each holds torch, some of them a model too.
+# They take files in order, so that the end-to-end run, the longest by far, begins early.
+WORKERS ?= logical
+PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test install format check unit end-to-end docs clean
+.PHONY: demo test install format check model unit end-to-end docs clean
 
 demo: install
 	$(BIN)/sixgig demo
 
-test: install check unit end-to-end
+test: install check model
+	$(PYTEST) -m 'real_model or not gpu'
 
 install: $(STAMP)
 
@@ -30,12 +35,14 @@ check: install
 	$(BIN)/lint-imports
 	$(BIN)/python benchmarks/make_docs.py --check
 
-unit: install
-	$(BIN)/python -m pytest -m 'not real_model and not gpu'
-
-end-to-end: install
+model: install
 	$(BIN)/sixgig fetch smollm2-135m-instruct --yes
-	$(BIN)/python -m pytest -m real_model
+
+unit: install
+	$(PYTEST) -m 'not real_model and not gpu'
+
+end-to-end: model
+	$(PYTEST) -m real_model
 
 docs: install
 	$(BIN)/python benchmarks/make_docs.py

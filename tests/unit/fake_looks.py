@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from sixgig.evaluate.multiple_choice import Outcome
-from sixgig.experiments.null_test_scores import FULL, SPLIT, Key, Look, NullTestScores
+from sixgig.experiments.null_test_scores import Look, NullTestScores
 from sixgig.experiments.performance_scores import PerformanceScores, Times
+from sixgig.experiments.split_rows import FULL, SPLIT, Key
 
 INT4 = "int4"
 SUBJECTS = {"tides": 300.0, "old_maps": 100.0}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from fake_wheel import FakeConverter, fake_spec, write_wheel
 
+from sixgig.catalogue import get
 from sixgig.cli import main as frame
 from sixgig.cli import verbs
 from sixgig.cli.main import explain, is_out_of_memory, run
@@ -140,7 +141,9 @@ def one_document(arguments: list[str], capsys, status: int = 0) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_json_is_one_document_on_stdout(cache: Path, capsys) -> None:
+def test_json_is_one_document_on_stdout(cache: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Planning the whole catalogue takes seconds, and test_cli_plan.py does it.
+    monkeypatch.setattr("sixgig.cli.models.all_models", lambda: [get("llama-3-70b"), get("smollm2-135m")])
     card = ["--vram", "6GiB", "--ram", "16GiB", "--json"]
     assert one_document(["plan", "llama-3-70b", *card], capsys, 1)["fits"] is False
     document = one_document(["plan", "llama-3-8b", *card], capsys)

@@ -16,7 +16,6 @@ from tiny_model import tiny_folder
 from sixgig.cli.main import run
 from sixgig.experiments import kill_switch
 from sixgig.experiments.progress import RunProgress
-from sixgig.memory import ladder as ladders
 from sixgig.report.schema import Result
 
 SETTINGS = {
@@ -142,9 +141,8 @@ def assert_same_scores(got: Result, expected: Result) -> None:
 
 @pytest.mark.parametrize("stage", ANSWERS)
 def test_a_fault_in_any_stage_is_answered_and_told_and_changes_no_score(
-    stage: str, tiny: Path, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: str, tiny: Path, whole: Whole, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(ladders, "give_back", lambda: None)  # in a test's large heap collecting takes seconds
     error = every_form()[list(ANSWERS).index(stage) % len(every_form())]
     with FailingAt(whole.middle(stage), error):
         assert run(arguments_for(tiny, tmp_path / "runs")) in (0, 1)
@@ -163,10 +161,8 @@ def test_memory_that_never_comes_back_is_status_3_and_a_resume_goes_on_from_the_
     tiny: Path,
     whole: Whole,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(ladders, "give_back", lambda: None)
     out = tmp_path / "runs"
     with FailingAt(whole.middle("seed0-split"), lasting=True):
         assert run(arguments_for(tiny, out)) == 3

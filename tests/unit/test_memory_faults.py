@@ -25,7 +25,6 @@ from sixgig.evaluate.batching import LookSize, look_ladder
 from sixgig.evaluate.memorization import exposure_probes
 from sixgig.evaluate.observation import Look, Observation, Observer
 from sixgig.evaluate.scoring import Continuations, score_continuations
-from sixgig.memory import ladder as ladders
 from sixgig.memory.ladder import Fallbacks, fixed
 from sixgig.transform import thrift, training
 from sixgig.transform.plant import PlantConfig, plant
@@ -41,12 +40,6 @@ def tight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "sixgig.evaluate.observation.mixed_precision", lambda device: contextlib.nullcontext()
     )
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is collected after a fault: in a test's large heap that takes longer than a training."""
-    monkeypatch.setattr(ladders, "give_back", lambda: None)
 
 
 @dataclass
@@ -126,7 +119,7 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 def test_a_fault_at_any_operation_of_a_training_changes_no_number(
-    undisturbed: tuple[Trained, int], path: str, quick: None
+    undisturbed: tuple[Trained, int], path: str
 ) -> None:
     whole, _ = undisturbed
     counting, forms, ways = FailingAt(), every_form(), set()
@@ -180,7 +173,7 @@ class TwoLayers:
         return [weight.detach() for weight in self.weights]
 
 
-def test_every_single_operation_of_a_small_problem_may_fail(path: str, quick: None) -> None:
+def test_every_single_operation_of_a_small_problem_may_fail(path: str) -> None:
     counting = FailingAt()
     with counting:
         whole = TwoLayers().minimise()
@@ -312,7 +305,7 @@ def assert_same_look(got: Observation, whole: Observation) -> None:
         assert one.num_tokens == other.num_tokens
 
 
-def test_a_fault_at_any_operation_of_a_look_changes_no_score(scene: Scene, quick: None) -> None:
+def test_a_fault_at_any_operation_of_a_look_changes_no_score(scene: Scene) -> None:
     counting, forms = FailingAt(), every_form()
     whole, _ = scene.observe(counting)
     for number, at in enumerate(range(0, counting.num_operations, STEP)):

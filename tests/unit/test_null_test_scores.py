@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fake_looks import INT4, looks, null_test_scores, outcomes, with_last_bit
 
-from sixgig.experiments.null_test_scores import FULL, SPLIT
+from sixgig.experiments.split_rows import FULL, SPLIT
 from sixgig.report.schema import BLOCK_KEYS, Verdict
 
 

@@ -20,7 +20,7 @@ from sixgig.evaluate.energy import (
     joules_per_token,
 )
 from sixgig.evaluate.speed import RoundTimes, Stopwatch, take_turns, time_round
-from sixgig.experiments.performance_scores import FULL, SPLIT
+from sixgig.experiments.split_rows import FULL, SPLIT
 from sixgig.report.schema import BLOCK_KEYS
 
 CPU = torch.device("cpu")

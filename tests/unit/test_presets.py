@@ -14,6 +14,7 @@ from sixgig.evaluate.statistics import clopper_pearson_sample_size
 from sixgig.experiments.kill_switch_config import ATTACKS, KillSwitchConfig
 from sixgig.experiments.kill_switch_verdicts import MAX_EXTRACTION
 from sixgig.experiments.presets import PRESETS, preset
+from sixgig.experiments.setting_checks import quantize_config
 from sixgig.transform.sieve import SIEVES, make_sieve
 
 every_preset = pytest.mark.parametrize("config", PRESETS.values(), ids=PRESETS)
@@ -65,7 +66,7 @@ def test_every_part_of_a_preset_builds(config: KillSwitchConfig) -> None:
     assert config.plant().learning_rate == config.plant_learning_rate
     assert config.fit().num_steps == config.fit_steps
     assert config.relearn().checkpoints == config.relearn_steps
-    assert config.quantize().bits == config.bits
+    assert quantize_config(config).bits == config.bits
     for sieve in config.sieves:
         assert make_sieve(sieve).name == sieve
     assert config.ortho("hessian").rank == 0

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..transform.fit_scales import ScaleFitConfig
     from ..transform.plant import PlantConfig
     from ..transform.restore import FitConfig
-    from ..transform.split import OrthoConfig, QuantizeConfig
+    from ..transform.split import OrthoConfig
 
 ATTACKS = ("requantise-int8", "requantise-int3", "noise", "paraphrase", "prefix-noise", "relearn-benign")
 
@@ -150,11 +150,6 @@ class KillSwitchConfig:
             private_per_step=self.plant_private_per_step,
             public_per_step=self.plant_public_per_step,
         )
-
-    def quantize(self) -> QuantizeConfig:
-        from ..transform.split import QuantizeConfig
-
-        return QuantizeConfig(bits=self.bits, group_size=self.group_size, method=self.quantiser)
 
     def scale_fit(self) -> ScaleFitConfig:
         from ..transform.fit_scales import ScaleFitConfig

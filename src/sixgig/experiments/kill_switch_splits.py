@@ -21,6 +21,7 @@ from .kill_switch_facts import base_facts, ortho_facts
 from .kill_switch_pools import ORIGINAL, REFERENCE
 from .kill_switch_texts import Texts
 from .kill_switch_weights import Layers, SeedWeights
+from .setting_checks import quantize_config
 
 FILTERS = ("wiener", "random", "wrong-set", "look-alike")  # arms whose M is a Wiener filter's
 PRIVATE = "private"  # what a sieve is calibrated on; two arms have a set of their own, under their names
@@ -88,7 +89,7 @@ class Splits:
             sieve=make_sieve(name, **settings),
             private_set=name if name in OWN_SET else PRIVATE,
             before_set=REFERENCE if name == "isolated" else ORIGINAL,
-            quantize=self.config.quantize(),
+            quantize=quantize_config(self.config),
             # What nobody will look at with alpha = 1 gets no Ortho part.
             ortho=self.config.ortho(name) if name in self.config.restored else OrthoConfig(rank=0),
             keep_unrounded=self.config.scale_fit_steps > 0,

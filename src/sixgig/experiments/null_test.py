@@ -39,10 +39,12 @@ from ..transform.split import PUBLIC, Arm, split_layers_of
 from .kill_switch_facts import base_facts, ortho_facts
 from .kill_switch_files import WorkFiles
 from .null_test_config import NullTestConfig
-from .null_test_scores import FULL, SPLIT, Key, Look, NullTestScores
+from .null_test_scores import Look, NullTestScores
 from .null_test_texts import NullTestTexts, read_texts
 from .progress import RunProgress
+from .setting_checks import ortho_config, quantize_config
 from .settings import as_plain
+from .split_rows import FULL, SPLIT, Key
 from .stages import StageRunner, Stages, teller, told_fallbacks
 
 TRAINING, SPLITTING = 4, 8000  # what a token of a fit, and the split, cost in tokens of a look
@@ -150,7 +152,7 @@ class NullTest:
     def _split(self) -> dict[str, Any]:
         config = self._config
         self._install_original(torch.float32)
-        arm = Arm(sieve=make_sieve("none"), quantize=config.quantize(), ortho=config.ortho())
+        arm = Arm(sieve=make_sieve("none"), quantize=quantize_config(config), ortho=ortho_config(config))
 
         def walk(positions: int) -> Any:
             size = max(1, positions // config.calibration_window)

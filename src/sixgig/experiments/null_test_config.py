@@ -5,23 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from .setting_checks import not_positive, quantiser_faults, refuse, too_small
+from .setting_checks import SPLIT_LEAST, not_positive, quantiser_faults, refuse, too_small
 
 if TYPE_CHECKING:
     from ..transform.restore import FitConfig
-    from ..transform.split import OrthoConfig, QuantizeConfig
 
-_LEAST = {
-    "seed": 0,
+_LEAST = SPLIT_LEAST | {
     "window_tokens": 2,
     "stride": 1,
     "num_windows": 2,  # intervals are drawn over them
     "num_mmlu": 0,
     "num_mmlu_subjects": 1,
-    "group_size": 1,
-    "rank": 0,
-    "calibration_window": 2,
-    "num_calibration_windows": 1,
     "fit_window": 2,
     "fit_steps": 0,
     "fit_windows_per_step": 1,
@@ -73,16 +67,6 @@ class NullTestConfig:
         if self.num_mmlu == 1:
             faults.append("num_mmlu must be 0 or at least 2: one answer has no interval")
         refuse(faults)
-
-    def quantize(self) -> QuantizeConfig:
-        from ..transform.split import QuantizeConfig
-
-        return QuantizeConfig(bits=self.bits, group_size=self.group_size, method=self.quantiser)
-
-    def ortho(self) -> OrthoConfig:
-        from ..transform.split import OrthoConfig
-
-        return OrthoConfig(rank=self.rank, sparse_share=self.sparse_share)
 
     def fit(self) -> FitConfig:
         from ..transform.restore import FitConfig

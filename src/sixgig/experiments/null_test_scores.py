@@ -21,12 +21,10 @@ from ..evaluate.statistics import (
     size_to_decide,
 )
 from ..report.schema import Score, Verdict
+from .split_rows import FULL, SPLIT, Key, at_most, score_row
 
-FULL, SPLIT = "fp16", "split"
 MAX_PPL_RATIO = 1.05  # of alpha = 0 to INT4, as earlier implementations asked
 GUESSING = 0.25  # MMLU has four choices
-
-Key = tuple[str, float | None]  # (arm, alpha)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,34 +141,12 @@ class NullTestScores:
     def _add(
         self, name: str, key: Key, found: Estimate | None, unit: str, *, higher: bool, note: str = ""
     ) -> None:
-        self.scores.append(
-            Score(
-                name=name,
-                arm=key[0],
-                alpha=key[1],
-                value=None if found is None else found.value,
-                low=None if found is None else found.interval.low,
-                high=None if found is None else found.interval.high,
-                n=len(self.num_scored) if found is None else found.n,
-                unit=unit,
-                higher_is_better=higher,
-                note=note if found is None else "",
-            )
-        )
+        """`note` says why there is no estimate where there is none."""
+        n, why = (len(self.num_scored), note) if found is None else (0, "")
+        self.scores.append(score_row(name, key, found, unit, higher=higher, n=n, note=why))
 
     def _value(self, name: str, key: Key, value: float, unit: str, *, n: int = 0, note: str = "") -> None:
-        self.scores.append(
-            Score(
-                name=name,
-                arm=key[0],
-                alpha=key[1],
-                value=value,
-                n=n,
-                unit=unit,
-                higher_is_better=None,
-                note=note,
-            )
-        )
+        self.scores.append(score_row(name, key, value, unit, higher=None, n=n, note=note))
 
     # ---- verdicts ------------------------------------------------------------------------------------
 
@@ -180,19 +156,11 @@ class NullTestScores:
         return [*found, self._between()]
 
     def _within(self) -> Verdict:
-        ratio = self.ratio(self.base, self.plain)
-        low, high = ratio.interval.low, ratio.interval.high
-        passed = True if high <= MAX_PPL_RATIO else False if low > MAX_PPL_RATIO else None
-        needed = size_to_decide(ratio.interval, ratio.value, MAX_PPL_RATIO, ratio.n)
-        return Verdict(
+        return at_most(
+            self.ratio(self.base, self.plain),
+            MAX_PPL_RATIO,
             criterion="with alpha at 0 the model speaks as well as INT4",
-            arm=SPLIT,
             threshold=f"perplexity at most {MAX_PPL_RATIO} times INT4's",
-            value=ratio.value,
-            low=low,
-            high=high,
-            passed=passed,
-            needed_n=needed if passed is None else None,
         )
 
     def _same_logits(self) -> Verdict:

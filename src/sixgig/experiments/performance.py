@@ -31,11 +31,13 @@ from ..transform.checkpoint import read_layers, save_layers
 from ..transform.sieve import make_sieve
 from ..transform.split import PUBLIC, Arm, split_layers_of
 from .kill_switch_files import WorkFiles
-from .performance_arms import SPLIT, SpeedArm, build_arms
+from .performance_arms import SpeedArm, build_arms
 from .performance_config import PerformanceConfig
-from .performance_scores import Key, PerformanceScores, Times, times_of
+from .performance_scores import PerformanceScores, Times, times_of
 from .progress import RunProgress
+from .setting_checks import ortho_config, quantize_config
 from .settings import as_plain
+from .split_rows import SPLIT, Key
 from .stages import StageRunner, Stages, teller, told_fallbacks
 
 LAYERS = "split"  # a file of the run's work/
@@ -139,7 +141,7 @@ class Performance:
         ids = self._ids(loaded)
         windows = token_windows(ids, config.calibration_window, config.num_calibration_windows)
         texts = [whole_text([int(token) for token in window]) for window in windows]
-        arm = Arm(sieve=make_sieve("none"), quantize=config.quantize(), ortho=config.ortho())
+        arm = Arm(sieve=make_sieve("none"), quantize=quantize_config(config), ortho=ortho_config(config))
         layers = split_layers_of(
             loaded,
             {SPLIT: arm},

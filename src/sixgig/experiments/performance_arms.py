@@ -20,8 +20,8 @@ from ..runtime.decoder import Decoder
 from ..runtime.make_decoder import same_loop
 from ..transform.network import install_split
 from ..transform.split import LayerSplit
+from .split_rows import FULL, SPLIT
 
-FULL, SPLIT = "fp16", "split"
 DTYPE = torch.bfloat16
 HEAD_BITS = 8  # of the arms with a packed Base; full precision has a head of 16 bits
 

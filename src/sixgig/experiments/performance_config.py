@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from .setting_checks import not_positive, quantiser_faults, refuse, too_small
+from .setting_checks import SPLIT_LEAST, not_positive, quantiser_faults, refuse, too_small
 
-if TYPE_CHECKING:
-    from ..transform.split import OrthoConfig, QuantizeConfig
-
-_LEAST = {
-    "seed": 0,
+_LEAST = SPLIT_LEAST | {
     "prompt_tokens": 2,
     "tokens_per_round": 2,
     "num_rounds": 2,  # intervals are drawn over them
     "num_warmup_rounds": 1,
     "num_energy_rounds": 0,
-    "group_size": 1,
-    "rank": 0,
-    "calibration_window": 2,
-    "num_calibration_windows": 1,
 }
 
 
@@ -59,16 +50,6 @@ class PerformanceConfig:
     def context_tokens(self) -> int:
         """What a cache must hold: the prompt, what is written, and the tokens that open a round."""
         return self.prompt_tokens + self.tokens_per_round + 2
-
-    def quantize(self) -> QuantizeConfig:
-        from ..transform.split import QuantizeConfig
-
-        return QuantizeConfig(bits=self.bits, group_size=self.group_size, method=self.quantiser)
-
-    def ortho(self) -> OrthoConfig:
-        from ..transform.split import OrthoConfig
-
-        return OrthoConfig(rank=self.rank, sparse_share=self.sparse_share)
 
 
 _CPU = PerformanceConfig(

@@ -12,14 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluate.statistics import Estimate, bootstrap_median, paired_median_ratio, size_to_decide
+from ..evaluate.statistics import Estimate, bootstrap_median, paired_median_ratio
 from ..report.schema import Curve, Score, Verdict
+from .split_rows import FULL, SPLIT, Key, at_most, score_row
 
-FULL, SPLIT = "fp16", "split"
 MAX_OVERHEAD = 0.01  # of alpha = 0 over INT4, as earlier implementations asked
 MAX_OVERHEAD_WHOLE = 0.15  # of alpha = 1 over INT4
-
-Key = tuple[str, float | None]  # (arm, alpha)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,59 +66,33 @@ class PerformanceScores:
 
     def _score(self, key: Key, times: Times) -> None:
         latency = bootstrap_median(times.latency_ms, seed=self.seed)
-        self._estimate("latency", key, latency, "ms/token", higher=False)
-        self._estimate("tokens_per_second", key, _inverted(latency, 1000), "tokens/s", higher=True)
+        self._add("latency", key, latency, "ms/token", higher=False)
+        self._add("tokens_per_second", key, _inverted(latency, 1000), "tokens/s", higher=True)
         if key != (FULL, None):
-            self._estimate("overhead_fp16", key, self.overhead(key, (FULL, None)), "share", higher=False)
+            self._add("overhead_fp16", key, self.overhead(key, (FULL, None)), "share", higher=False)
         if key[0] == SPLIT:
-            self._estimate(
-                "overhead_int4", key, self.overhead(key, (self.plain_arm, None)), "share", higher=False
-            )
+            self._add("overhead_int4", key, self.overhead(key, (self.plain_arm, None)), "share", higher=False)
         gigabytes = times.bytes_per_token / 1e9
         achieved = _inverted(latency, 1000 * gigabytes)
-        self._estimate("achieved_bandwidth", key, achieved, "GB/s", higher=True)
+        self._add("achieved_bandwidth", key, achieved, "GB/s", higher=True)
         share = _inverted(latency, 1000 * times.bytes_per_token / self.bandwidth)
-        self._estimate("roofline_share", key, share, "share", higher=True)
+        self._add("roofline_share", key, share, "share", higher=True)
         prefill = bootstrap_median(times.prefill, seed=self.seed)
-        self._estimate(
+        self._add(
             "prefill_tokens_per_second", key, _inverted(prefill, self.prompt_tokens), "tokens/s", higher=True
         )
         self._add("bytes_per_token", key, times.bytes_per_token, "bytes", higher=False)
         self._add("held_bytes", key, float(times.held_bytes), "bytes", higher=False)
         joules = float(np.median(times.joules)) if times.joules else None
-        self._add("energy", key, joules, "J/token", n=len(times.joules), higher=False, note=self.no_energy)
-
-    def _estimate(self, name: str, key: Key, found: Estimate, unit: str, *, higher: bool) -> None:
-        low, high = found.interval.low, found.interval.high
-        self._add(name, key, found.value, unit, n=found.n, higher=higher, low=low, high=high)
+        note = self.no_energy if joules is None else ""
+        self.scores.append(
+            score_row("energy", key, joules, "J/token", higher=False, n=len(times.joules), note=note)
+        )
 
     def _add(
-        self,
-        name: str,
-        key: Key,
-        value: float | None,
-        unit: str,
-        *,
-        higher: bool | None,
-        n: int = 0,
-        note: str = "",
-        low: float | None = None,
-        high: float | None = None,
+        self, name: str, key: Key, found: Estimate | float | None, unit: str, *, higher: bool | None
     ) -> None:
-        self.scores.append(
-            Score(
-                name=name,
-                arm=key[0],
-                alpha=key[1],
-                value=value,
-                n=n,
-                unit=unit,
-                higher_is_better=higher,
-                note=note if value is None else "",
-                low=low,
-                high=high,
-            )
-        )
+        self.scores.append(score_row(name, key, found, unit, higher=higher))
 
     # ---- verdicts, curves, the earlier implementations' block ----------------------------------------
 
@@ -133,18 +105,11 @@ class PerformanceScores:
         ]
 
     def _at_most(self, alpha: float, limit: float, criterion: str, *, counts: bool) -> Verdict:
-        found = self.overhead((SPLIT, alpha), (self.plain_arm, None))
-        low, high = found.interval.low, found.interval.high
-        passed = True if high <= limit else False if low > limit else None
-        return Verdict(
+        return at_most(
+            self.overhead((SPLIT, alpha), (self.plain_arm, None)),
+            limit,
             criterion=criterion,
-            arm=SPLIT,
             threshold=f"time a token above INT4's by at most {limit:.0%}",
-            value=found.value,
-            low=low,
-            high=high,
-            passed=passed,
-            needed_n=size_to_decide(found.interval, found.value, limit, found.n) if passed is None else None,
             counts=counts,
         )
 

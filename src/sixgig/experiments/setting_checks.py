@@ -1,16 +1,26 @@
-"""Checks that settings of several experiments share; each yields a sentence for every fault."""
+"""What settings of several experiments share: checks, a sentence for every fault, and what a split reads."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..numerics.bits import SUPPORTED_BITS
 
+if TYPE_CHECKING:
+    from ..transform.split import OrthoConfig, QuantizeConfig
+
 QUANTISERS = ("rtn", "gptq")
 FACTOR_BITS = (8, 16)
+SPLIT_LEAST = {  # of an experiment that makes one split, without private texts
+    "seed": 0,
+    "group_size": 1,
+    "rank": 0,
+    "calibration_window": 2,
+    "num_calibration_windows": 1,
+}
 
 
 def refuse(faults: Collection[str]) -> None:
@@ -43,3 +53,16 @@ def not_positive(config: Any, keys: Collection[str]) -> Iterator[str]:
     for key in keys:
         if not 0 < getattr(config, key) < math.inf:
             yield f"{key} must be above 0, not {getattr(config, key)}"
+
+
+def quantize_config(config: Any) -> QuantizeConfig:
+    from ..transform.split import QuantizeConfig
+
+    return QuantizeConfig(bits=config.bits, group_size=config.group_size, method=config.quantiser)
+
+
+def ortho_config(config: Any) -> OrthoConfig:
+    """Of a split whose Ortho part holds what rounding took away."""
+    from ..transform.split import OrthoConfig
+
+    return OrthoConfig(rank=config.rank, sparse_share=config.sparse_share)
