@@ -115,75 +115,52 @@ def _sparse_share(
 
 
 @triton.jit
-def _ortho_operands(
-    up_ptr, starts_ptr, segment_ptr, row_block, rows, row_mask,
-    RANK: tl.constexpr, HAS_SPARSE: tl.constexpr, BLOCK_O: tl.constexpr,
-):  # fmt: skip
-    """(U's rows [BLOCK_O, RANK], their first component, first and last slot of each row [BLOCK_O])."""
-    up = tl.zeros((BLOCK_O, 1), tl.float16)
-    segment = 0
-    first = tl.zeros((BLOCK_O,), tl.int32)
-    last = first
-    if RANK > 0:
-        segment = tl.load(segment_ptr + row_block)
-        up_at = up_ptr + rows[:, None] * RANK + tl.arange(0, RANK)[None, :]
-        up = tl.load(up_at, mask=row_mask[:, None], other=0.0)
-    if HAS_SPARSE:
-        first = tl.load(starts_ptr + rows, mask=row_mask, other=0)
-        last = tl.load(starts_ptr + rows + 1, mask=row_mask, other=0)
-    return up, segment, first, last
-
-
-@triton.jit
 def _ortho_sum(
-    inner_ptr, kept_ptr, done_ptr, up, segment, first, last, rank, num_slots, num_rows, num_helpers,
-    num_row_blocks,
+    inner_ptr, up_ptr, kept_ptr, starts_ptr, segment_ptr, row_block, rows, row_mask,
+    rank, num_slots, num_rows,
     RANK: tl.constexpr, NUM_SLICES: tl.constexpr, HAS_SPARSE: tl.constexpr, BLOCK_O: tl.constexpr,
     SLOTS: tl.constexpr,
 ):  # fmt: skip
-    """What the helpers left for one block of rows, once they are done: (S + U V) x, fp32 [BLOCK_O, SLOTS]."""
+    """What the helpers left for one block of rows: (S + U V) x, fp32 [BLOCK_O, SLOTS]."""
     m = tl.arange(0, SLOTS)
     total = tl.zeros((BLOCK_O, SLOTS), tl.float32)
-    while tl.atomic_add(done_ptr, 0, sem="acquire") < num_helpers:
-        pass
-    inner = tl.zeros((16, SLOTS), tl.float32)
     if RANK > 0:
+        r = tl.arange(0, RANK)
+        segment = tl.load(segment_ptr + row_block)
         inner = tl.zeros((RANK, SLOTS), tl.float32)
         for part in tl.static_range(NUM_SLICES):
-            inner_at = inner_ptr + (part * 16 + m[None, :]) * rank + segment + tl.arange(0, RANK)[:, None]
+            inner_at = inner_ptr + (part * 16 + m[None, :]) * rank + segment + r[:, None]
             inner += tl.load(inner_at, mask=m[None, :] < num_rows, other=0.0, cache_modifier=".cg")
-    if HAS_SPARSE:
-        for row in range(num_rows):
-            # Most rows have few slots: the first ones are read before it is known whether there are more.
-            own = _kept(kept_ptr + row * num_slots, first, last)
-            for start in range(16, tl.max(last - first), 16):
-                own += _kept(kept_ptr + row * num_slots, first + start, last)
-            total += tl.where(m[None, :] == row, own[:, None], 0.0)
-    if RANK > 0:
+        up = tl.load(up_ptr + rows[:, None] * RANK + r[None, :], mask=row_mask[:, None], other=0.0)
         total = tl.dot(up.to(tl.float32), inner, total, input_precision="tf32")
-    if tl.atomic_add(done_ptr + 1, 1, sem="acq_rel") == num_row_blocks - 1:
-        # The last block to pass sets both counters back.
-        tl.store(done_ptr + 1, 0)
-        tl.store(done_ptr, 0)
+    if HAS_SPARSE:
+        first = tl.load(starts_ptr + rows, mask=row_mask, other=0)
+        last = tl.load(starts_ptr + rows + 1, mask=row_mask, other=0)
+        for start in range(0, tl.max(last - first), 16):
+            slot = first[:, None] + start + tl.arange(0, 16)[None, :]
+            for row in range(num_rows):
+                kept_at = kept_ptr + row * num_slots + slot
+                kept = tl.load(kept_at, mask=slot < last[:, None], other=0.0, cache_modifier=".cg")
+                total += tl.where(m[None, :] == row, tl.sum(kept, axis=1)[:, None], 0.0)
     return total
 
 
 @triton.jit
-def _kept(kept_ptr, first, last):
-    """The sum of the next 16 slots of each row, [BLOCK_O]."""
-    slot = first[:, None] + tl.arange(0, 16)[None, :]
-    return tl.sum(
-        tl.load(kept_ptr + slot, mask=slot < last[:, None], other=0.0, cache_modifier=".cg"), axis=1
-    )
+def _await_helpers(done_ptr, num_helpers, num_row_blocks):
+    """Returns when all helpers are done; the last block to pass sets both counters back to 0."""
+    while tl.atomic_add(done_ptr, 0, sem="acquire") < num_helpers:
+        pass
+    if tl.atomic_add(done_ptr + 1, 1, sem="acq_rel") == num_row_blocks - 1:
+        tl.store(done_ptr + 1, 0)
+        tl.store(done_ptr, 0)
 
 
 @triton.jit
 def _write(
-    y, before, gain, out_ptr, row_block, rows, row_mask, num_out, num_rows, residual_ptr, squares_ptr,
+    y, out_ptr, row_block, rows, row_mask, num_out, num_rows, residual_ptr, gain_ptr, squares_ptr,
     EPILOGUE: tl.constexpr, DTYPE: tl.constexpr, BLOCK_O: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
-    """`before`, `gain`: the residual stream and the next gain of these rows. Rounds where transformers' own
-    layers round: after the product, after each further operation."""
+    """Rounds where transformers' own layers round: after the product, after each further operation."""
     m = tl.arange(0, SLOTS)
     wanted = row_mask[:, None] & (m[None, :] < num_rows)
     if EPILOGUE == "swiglu":
@@ -197,9 +174,11 @@ def _write(
         tl.store(at, (silu.to(tl.float32) * up.to(tl.float32)).to(DTYPE), mask=inside)
     elif EPILOGUE == "residual":
         at = m[None, :] * num_out + rows[:, None]
-        after = (before.to(tl.float32) + y.to(DTYPE).to(tl.float32)).to(DTYPE).to(tl.float32)
+        before = tl.load(residual_ptr + at, mask=wanted, other=0.0).to(tl.float32)
+        after = (before + y.to(DTYPE).to(tl.float32)).to(DTYPE).to(tl.float32)
         tl.store(residual_ptr + at, after.to(DTYPE), mask=wanted)
-        tl.store(out_ptr + at, (after * gain.to(tl.float32)[:, None]).to(DTYPE), mask=wanted)
+        gain = tl.load(gain_ptr + rows, mask=row_mask, other=0.0).to(tl.float32)
+        tl.store(out_ptr + at, (after * gain[:, None]).to(DTYPE), mask=wanted)
         squares = tl.sum(tl.where(wanted, after * after, 0.0), axis=0)
         tl.store(squares_ptr + row_block * 16 + m, squares)
     else:
@@ -208,35 +187,13 @@ def _write(
 
 
 @triton.jit
-def _residual_rows(
-    residual_ptr, gain_ptr, rows, row_mask, num_out, num_rows,
-    EPILOGUE: tl.constexpr, DTYPE: tl.constexpr, BLOCK_O: tl.constexpr, SLOTS: tl.constexpr,
-):  # fmt: skip
-    """(residual stream [BLOCK_O, SLOTS], next gain [BLOCK_O]) of these rows, as they lie; zeros where the
-    epilogue wants neither."""
-    m = tl.arange(0, SLOTS)
-    before = tl.zeros((BLOCK_O, SLOTS), DTYPE)
-    gain = tl.zeros((BLOCK_O,), DTYPE)
-    if EPILOGUE == "residual":
-        wanted = row_mask[:, None] & (m[None, :] < num_rows)
-        before = tl.load(residual_ptr + m[None, :] * num_out + rows[:, None], mask=wanted, other=0.0)
-        gain = tl.load(gain_ptr + rows, mask=row_mask, other=0.0)
-    return before, gain
-
-
-@triton.jit
-def _squares(squares_ptr, num_parts, PARTS: tl.constexpr, SLOTS: tl.constexpr):
-    """Sums of squares [PARTS, SLOTS] that the activations' makers left."""
+def _inverse_rms(squares_ptr, num_parts, num_in, eps, PARTS: tl.constexpr, SLOTS: tl.constexpr):
+    """1 / sqrt(mean square + eps) of each row of activations, [SLOTS], from the sums that its makers left."""
     part = tl.arange(0, PARTS)
     m = tl.arange(0, SLOTS)
     at = squares_ptr + part[:, None] * 16 + m[None, :]
-    return tl.load(at, mask=part[:, None] < num_parts, other=0.0)
-
-
-@triton.jit
-def _inverse_rms(squares, num_in, eps):
-    """1 / sqrt(mean square + eps) of each row of activations, [SLOTS]."""
-    return 1.0 / tl.sqrt_rn(tl.sum(squares, axis=0) / num_in + eps)
+    squares = tl.sum(tl.load(at, mask=part[:, None] < num_parts, other=0.0), axis=0)
+    return 1.0 / tl.sqrt_rn(squares / num_in + eps)
 
 
 @triton.jit
@@ -270,17 +227,13 @@ def decode_product_kernel(
     if is_helper:
         if alpha != 0.0:
             helper = program + num_helpers
-            num_inner = rank * NUM_SLICES
-            num_tiles = 0
+            for task in range(helper, rank * NUM_SLICES, num_helpers):
+                _inner_share(x_ptr, down_ptr, inner_ptr, task, rank, num_in, num_rows, SLICE, CHUNK, ROWS)
             if HAS_SPARSE:
-                num_tiles = num_slots // TILE
-            for task in range(helper, num_inner + num_tiles, num_helpers):
-                if task < num_inner:
-                    _inner_share(x_ptr, down_ptr, inner_ptr, task, rank, num_in, num_rows, SLICE, CHUNK, ROWS)
-                elif HAS_SPARSE:
+                for tile in range(helper, num_slots // TILE, num_helpers):
                     _sparse_share(
-                        x_ptr, columns_ptr, values_ptr, kept_ptr, task - num_inner, num_slots, num_in,
-                        num_rows, TILE, ENTRIES,
+                        x_ptr, columns_ptr, values_ptr, kept_ptr, tile, num_slots, num_in, num_rows,
+                        TILE, ENTRIES,
                     )  # fmt: skip
             tl.debug_barrier()  # every thread's results are written before the program counts as done
             tl.atomic_add(counters_ptr + num_row_blocks, 1, sem="release")
@@ -291,18 +244,6 @@ def decode_product_kernel(
             x_ptr, words_ptr, grids_ptr, rows, row_mask, first_block, last_block, num_in, num_out, num_rows,
             BITS, GROUP, BLOCK_O, DTYPE, SLOTS, EVEN_I, EVEN_O, STAGES,
         )  # fmt: skip
-        # What finishing needs is asked for here, while the shares are put together: before the long loop it
-        # would delay the first weights.
-        before, gain = _residual_rows(
-            residual_ptr, gain_ptr, rows, row_mask, num_out, num_rows, EPILOGUE, DTYPE, BLOCK_O, SLOTS
-        )
-        squares = tl.zeros((1, SLOTS), tl.float32)
-        if NORM_PARTS > 0:
-            squares = _squares(norm_ptr, num_norm_parts, NORM_PARTS, SLOTS)
-        if HAS_ORTHO:
-            up, segment, first_slot, last_slot = _ortho_operands(
-                up_ptr, starts_ptr, segment_ptr, row_block, rows, row_mask, RANK, HAS_SPARSE, BLOCK_O
-            )
         is_last = True
         if SPLIT > 1:
             m = tl.arange(0, SLOTS)
@@ -320,14 +261,14 @@ def decode_product_kernel(
         if is_last:
             if HAS_ORTHO:
                 if alpha != 0.0:
+                    _await_helpers(counters_ptr + num_row_blocks, num_helpers, num_row_blocks)
                     y += alpha * _ortho_sum(
-                        inner_ptr, kept_ptr, counters_ptr + num_row_blocks, up, segment, first_slot,
-                        last_slot, rank, num_slots, num_rows, num_helpers, num_row_blocks,
-                        RANK, NUM_SLICES, HAS_SPARSE, BLOCK_O, SLOTS,
+                        inner_ptr, up_ptr, kept_ptr, starts_ptr, segment_ptr, row_block, rows, row_mask,
+                        rank, num_slots, num_rows, RANK, NUM_SLICES, HAS_SPARSE, BLOCK_O, SLOTS,
                     )  # fmt: skip
             if NORM_PARTS > 0:
-                y *= _inverse_rms(squares, num_in, eps)[None, :]
+                y *= _inverse_rms(norm_ptr, num_norm_parts, num_in, eps, NORM_PARTS, SLOTS)[None, :]
             _write(
-                y, before, gain, out_ptr, row_block, rows, row_mask, num_out, num_rows, residual_ptr,
-                squares_ptr, EPILOGUE, DTYPE, BLOCK_O, SLOTS,
+                y, out_ptr, row_block, rows, row_mask, num_out, num_rows, residual_ptr, gain_ptr, squares_ptr,
+                EPILOGUE, DTYPE, BLOCK_O, SLOTS,
             )  # fmt: skip

@@ -112,7 +112,7 @@ class DecodeProduct:
         self._num_slices = -(-base.num_in // _SLICE_COLUMNS)
         self._num_helpers = 0
         if ortho is not None:
-            tasks = ortho.num_components * self._num_slices + ortho.num_slots // TILE_SLOTS
+            tasks = max(ortho.num_components * self._num_slices, ortho.num_slots // TILE_SLOTS)
             self._num_helpers = min(tasks, launch.max_helpers)
         partial = self.num_row_blocks * self._split * MAX_ROWS * launch.block_rows
         inner = 0 if ortho is None else self._num_slices * MAX_ROWS * ortho.num_components
