@@ -93,7 +93,8 @@ def measure(
     from sixgig.runtime.fused_decoder import FusedDecoder
 
     torch.manual_seed(0)
-    device = torch.device("cpu" if tiny else "cuda")
+    # With its number: torch 2.11 limits the memory of a numbered device alone.
+    device = torch.device("cpu") if tiny else torch.device("cuda", torch.cuda.current_device())
     shape = TINY if tiny else Shape()
     prompt_tokens, num_tokens, context = (4, 1, 16) if tiny else (PROMPT_TOKENS, 32, 1024)
 

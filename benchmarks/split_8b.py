@@ -7,6 +7,7 @@ python benchmarks/split_8b.py --folder DIR --build           builds alone
 python benchmarks/split_8b.py --folder DIR --stop-after 4    ends after four layers, with an estimate of the
                                                   whole that is no figure and goes into no receipt
 python benchmarks/split_8b.py --folder DIR --tiny            a tiny model on this CPU, to try the script
+python benchmarks/split_8b.py --from MEASURED.json           the receipt of what a run left in DIR, once more
 
 The split runs in a process of its own, whose time and resident memory are what is reported; where it was
 ended and begun again, the times of all processes are added up. Nothing else may use the card meanwhile.
@@ -26,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from sixgig.cards import Card
-from sixgig.catalogue import ModelSpec, from_config
+from sixgig.catalogue import ModelSpec
+from sixgig.catalogue.reader import spec_from_config
 from sixgig.cli.split_choice import choose, read_public
 from sixgig.cli.split_disk import split_from_disk
 from sixgig.cli.split_sources import Sources
@@ -49,7 +51,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, required=True)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--folder", type=Path)
+    where.add_argument("--from", type=Path, dest="measured", metavar="MEASURED")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "receipts")
     parser.add_argument("--method", choices=("rtn", "gptq"), default="rtn")
     parser.add_argument("--stop-after", type=int)
@@ -67,17 +71,22 @@ def main() -> None:
         build(arguments.folder, shape, "cpu" if arguments.tiny else "cuda")
         print(f"built, or found, in {time.monotonic() - begun:.0f} s", file=sys.stderr)
         return
-    # Each in a process of its own: what one of them leaves on the card would count as the other's.
-    if done := _again("--build"):
-        raise SystemExit(f"building ended with {done}; the same command goes on where it stopped")
-    if done := _again("--child"):
-        raise SystemExit(f"the split ended with {done}; the same command goes on after its last layer")
-    runs = json.loads((arguments.folder / MEASURED).read_text(encoding="utf-8"))
+    if arguments.measured is None:
+        # Each in a process of its own: what one of them leaves on the card would count as the other's.
+        if done := _again("--build"):
+            raise SystemExit(f"building ended with {done}; the same command goes on where it stopped")
+        if done := _again("--child"):
+            raise SystemExit(f"the split ended with {done}; the same command goes on after its last layer")
+    _write_receipt(arguments.measured or arguments.folder / MEASURED, arguments.commit, arguments.out)
+
+
+def _write_receipt(measured: Path, commit: str | None, out: Path) -> None:
+    runs = json.loads(measured.read_text(encoding="utf-8"))
     if not runs[-1]["finished"]:
         _show_estimate(runs)
         return
-    value = receipt(runs, _plan(arguments.folder, arguments.method), arguments.commit or _commit())
-    path = arguments.out / f"{AREA}-{value['date']}.json"
+    value = receipt(runs, _plan(runs[-1]), commit or _commit())
+    path = out / f"{AREA}-{value['date']}.json"
     write_json(path, value)
     for figure in value["figures"]:
         mark = {True: "met", False: "NOT MET"}[figure["met"]]
@@ -192,12 +201,12 @@ def _card() -> Card:
     return Card(name="6 GiB", total_bytes=BUDGET_BYTES, compute_capability="9.0")
 
 
-def _plan(folder: Path, method: str) -> MemoryPlan:
-    """What the planner says of this split on a card of 6 GiB with this GPU's context."""
-    spec: ModelSpec = from_config(folder / "tuned")
-    shape = SHAPES["tiny" if spec.num_layers < 32 else "8b"]
+def _plan(run: dict[str, Any]) -> MemoryPlan:
+    """What the planner says of this run's split on a card of 6 GiB."""
+    shape = SHAPES["tiny" if run["limit_bytes"] is None else "8b"]  # the tiny one is split on a CPU alone
+    spec: ModelSpec = spec_from_config(shape.config, name="tuned", where="split_8b_model.py")
     splitting = Splitting(
-        num_texts=shape.num_private, text_tokens=shape.window_tokens, fits_scales=False, method=method
+        num_texts=shape.num_private, text_tokens=shape.window_tokens, fits_scales=False, method=run["method"]
     )
     wishes = Wishes(task="split", bits=4, context=256, splitting=splitting, layers_from="disk")
     return first_that_fits(spec, wishes, card=_card(), ram_bytes=BUDGET_BYTES)
