@@ -22,6 +22,7 @@ from torch import Tensor
 from sixgig.errors import InputError
 from sixgig.layers.split_linear import SplitLinear
 from sixgig.numerics.quantize import dequantize, quantize_rtn
+from sixgig.runtime import fused_prefill
 from sixgig.runtime.fused_model import fused_model
 
 PROMPT = [5, 17, 3, 60, 5, 99]
@@ -50,6 +51,30 @@ def test_logits_are_the_networks(dtype: torch.dtype, monkeypatch: pytest.MonkeyP
     assert_near(decoder.prefill([7, 8]), network, [*ids, 7, 8], dtype)  # a second prompt goes on
     assert_near(decoder.step(0), network, [*ids, 7, 8, 0], dtype)
     assert decoder.position == len(ids) + 3
+
+
+def test_a_long_prompt_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    dtype = torch.float16
+    network = small_llama(dtype)
+    switch = split_layers_of(network)
+    decoder = interpreted_decoder(monkeypatch, network, dtype)
+    switch.value = 1.0
+    decoder.set_alpha(1.0)
+    whole_V = decoder.prefill(PROMPT).clone()
+    pieces: list[int] = []
+
+    def seen(layer: Any, x_TD: Tensor, *rest: Any) -> Tensor:
+        pieces.append(len(x_TD))
+        return channels(layer, x_TD, *rest)
+
+    channels = fused_prefill._channels
+    monkeypatch.setattr(fused_prefill, "_channels", seen)
+    monkeypatch.setattr(fused_prefill, "PIECE_TOKENS", 4)
+    decoder.reset()
+    in_pieces_V = decoder.prefill(PROMPT)
+    assert pieces == [4, 2] * 2  # of each of two layers
+    assert_near(in_pieces_V, network, PROMPT, dtype)
+    torch.testing.assert_close(in_pieces_V, whole_V, atol=2e-2, rtol=0)
 
 
 def test_steps_alone_read_a_prompt_too(monkeypatch: pytest.MonkeyPatch) -> None:

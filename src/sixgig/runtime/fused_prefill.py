@@ -11,7 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..numerics.kernels.prefill_product import prefill_product
-from .fused_model import FusedModel, Matrix
+from .fused_model import FusedLayer, FusedModel, Matrix
+
+# Channels are several times as wide as the hidden state; those of a long prompt, all at once, would take more
+# memory than a small card has left. Weights are dequantised once for each piece.
+PIECE_TOKENS = 1024
 
 
 @torch.no_grad()
@@ -37,10 +41,15 @@ def read_prompt(
         values[index, :, start:stop] = v
         attended = _attention(_rotated(q, cos, sin), keys[index, :, :stop], values[index, :, :stop], start)
         x_TD = x_TD + _times(attended, layer.out, alpha)
-        both = _times(_normed(x_TD, layer.mlp_gain_D, model.eps), layer.gate_up, alpha)
-        channels = F.silu(both[:, 0::2]) * both[:, 1::2]
-        x_TD = x_TD + _times(channels, layer.down, alpha)
+        for piece_TD in x_TD.split(PIECE_TOKENS):
+            piece_TD += _channels(layer, piece_TD, model.eps, alpha)
     return _normed(x_TD[-1:], model.final_gain_D, model.eps)[0]
+
+
+def _channels(layer: FusedLayer, x_TD: Tensor, eps: float, alpha: Tensor | None) -> Tensor:
+    """The MLP of tokens [T, D]."""
+    both = _times(_normed(x_TD, layer.mlp_gain_D, eps), layer.gate_up, alpha)
+    return _times(F.silu(both[:, 0::2]) * both[:, 1::2], layer.down, alpha)
 
 
 def _times(x_MI: Tensor, matrix: Matrix, alpha: Tensor | None) -> Tensor:
