@@ -86,7 +86,7 @@ def interpreted_decoder(
 ) -> FusedDecoder:
     """Cut into few programs: the interpreter's time goes by their number."""
     monkeypatch.setattr(fused_model_module, "ORTHO_BLOCK_ROWS", 32)
-    monkeypatch.setattr("sixgig.runtime.fused_decoder._ATTENTION_SPLIT", 2)
+    monkeypatch.setattr("sixgig.runtime.fused_step._ATTENTION_SPLIT", 2)
     model: FusedModel = fused_model(as_loaded(network), dtype=dtype, head_bits=head_bits)
     launches = {kind: Launch(block_rows=32, max_helpers=2) for kind in KINDS}
     return FusedDecoder(model, context_tokens=context, launches=launches, capture=False)
