@@ -372,12 +372,14 @@ def test_entries_before_rounding_need_the_sieve_that_chooses_them() -> None:
 
 # ---- layer by layer from disk ----------------------------------------------------------------------------
 
+DISK = ("--layers-from", "disk", "-s", "fit_steps=0")  # no fit follows there
+
 
 def test_layers_from_disk_give_a_split_that_opens(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     out = tmp_path / "out"
-    assert run(arguments(place, out, "--layers-from", "disk")) == 0
+    assert run(arguments(place, out, *DISK)) == 0
     shown = capsys.readouterr()
     assert "no fit follows" in shown.err
     assert not any(word in shown.out + shown.err for word in (SECRET, "77-kx", "from the first word"))
@@ -395,6 +397,17 @@ def test_layers_from_disk_give_a_split_that_opens(
     assert (logits(whole) - tuned).norm() < (logits(base) - tuned).norm()
 
 
+def test_a_fit_that_was_asked_for_is_refused_with_layers_from_disk(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = arguments(place, tmp_path / "out", "--layers-from", "disk", "-s", "scale_fit_steps=3")
+    assert run(words) == 2
+    shown = capsys.readouterr().err
+    assert "scale_fit_steps=3" in shown
+    assert "--layers-from memory" in shown
+    assert not (tmp_path / "out").exists()
+
+
 def _end_at_once(*arguments: Any, **named: Any) -> None:
     raise KeyboardInterrupt
 
@@ -406,23 +419,23 @@ def test_a_split_from_disk_goes_on_and_refuses_other_inputs_by_name(
 
     out = tmp_path / "out"
     monkeypatch.setattr(artifact_stream, "BaseWriter", _end_at_once)
-    assert run(arguments(place, out, "--layers-from", "disk")) == 130
+    assert run(arguments(place, out, *DISK)) == 130
     monkeypatch.undo()
     left = {path.name for path in (tmp_path / "out.partial").iterdir()}
     assert {"key.json", "layer-0000.json", "layer-0001.safetensors"} <= left
     assert SECRET not in (tmp_path / "out.partial" / "key.json").read_text()
     capsys.readouterr()
-    assert run(arguments(place, out, "--layers-from", "disk", "--seed", "4")) == 2
+    assert run(arguments(place, out, *DISK, "--seed", "4")) == 2
     shown = capsys.readouterr().err
     assert "seed = 0" in shown
     assert "out.partial holds an unfinished split" in shown
     (tmp_path / "other.jsonl").write_text('{"text": "hush-hush, all of it"}\n')
-    other = arguments(place, out, "--layers-from", "disk", private=str(tmp_path / "other.jsonl"))
+    other = arguments(place, out, *DISK, private=str(tmp_path / "other.jsonl"))
     assert run(other) == 2
     refused = capsys.readouterr().err
     assert "private = " in refused
     assert "hush" not in refused
-    assert run(arguments(place, out, "--layers-from", "disk")) == 0
+    assert run(arguments(place, out, *DISK)) == 0
     assert "going on after 2 of 2 layers" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.jsonl", "out"]
 
@@ -441,7 +454,7 @@ def test_what_fits_whole_is_split_whole_and_what_does_not_from_disk(
         return dataclasses.replace(found, fits=work.splitting.layers_from == "disk")
 
     monkeypatch.setattr(planner.Place, "look", no_room_for_the_whole)
-    assert run(arguments(place, tmp_path / "disk")) == 0
+    assert run(arguments(place, tmp_path / "disk", "-s", "fit_steps=0")) == 0
     assert "does not fit whole" in capsys.readouterr().err
     assert json.loads((tmp_path / "disk" / "manifest.json").read_text())["layers_from"] == "disk"
 
@@ -473,7 +486,7 @@ def test_a_killed_process_leaves_a_lock_and_half_a_file_that_the_next_one_clears
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     out = tmp_path / "out"
-    words = arguments(place, out, "--layers-from", "disk")
+    words = arguments(place, out, *DISK)
     command = [sys.executable, "-c", _KILLED_AT_THE_SECOND_LISTING, *words]
     killed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert killed.returncode == -9, killed.stderr

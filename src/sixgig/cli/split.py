@@ -50,6 +50,8 @@ _CLAIMS = {
     "null": "none: this is a comparison that must fail",
 }
 
+_NO_FITS = {"fit_steps": 0, "scale_fit_steps": 0, "scale_fit_codes": False}  # what follows a split in memory
+
 
 def split(
     model: Annotated[str, typer.Argument(help="The model that saw the private texts: a name or a folder.")],
@@ -180,14 +182,21 @@ def _tell_of_partial(out: Path) -> None:
 
 
 def _choice_from_disk(choice: Choice, result: MemoryPlan, asked: str | None) -> Choice:
-    """The choice without the fits, which go through the whole model at once; says so."""
+    """The choice without the fits, which go through the whole model at once; says so. Raises InputError where
+    one was asked for by name."""
+    wanted = [name for name in _NO_FITS if name in choice.typed and getattr(choice.settings, name)]
+    if wanted:
+        raise InputError(
+            "layers that are read from disk one by one are not fitted",
+            expected=", ".join(f"-s {name}=0" for name in wanted),
+            received=", ".join(f"-s {name}={getattr(choice.settings, name)}" for name in wanted),
+            todo="leave these settings out, or hold the whole model with --layers-from memory",
+        )
     if asked is None:
         needed = format_bytes(result.tried[0].device_bytes) if result.card else "more memory"
         say(f"The model does not fit whole (it takes {needed}): its layers are read from disk, one by one.")
     say("Layer by layer, the Base's scales and the Ortho part stay as they are made: no fit follows.")
-    return replace(
-        choice, settings=replace(choice.settings, fit_steps=0, scale_fit_steps=0, scale_fit_codes=False)
-    )
+    return replace(choice, settings=replace(choice.settings, **_NO_FITS))
 
 
 def _work(

@@ -28,6 +28,7 @@ class Choice:
     rank: int
     settings: SplitSettings
     seed: int
+    typed: frozenset[str] = frozenset()  # the settings that were given by name, with -s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,7 @@ def choose(
         quantize=QuantizeConfig(bits=bits, group_size=group_size, method=method, grid=grid),
         rank=rank,
         seed=seed,
+        typed=frozenset(values),
     )
 
 

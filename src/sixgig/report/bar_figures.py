@@ -36,7 +36,7 @@ BAR_FIGURES = {
             title="How many questions each model answers rightly",
             axis="right answers (%)",
             how_to_read="On the dotted line a model does no better than guessing. The intervals are of each "
-            "model alone; the table has the paired differences, which are far narrower.",
+            "model alone; differences question by question are in the table.",
             scale=100,
             floor=(25.0, "guessing (25%)"),
         ),

@@ -1,8 +1,8 @@
 """Decoding with fused kernels: all launches of a token in one CUDA graph, captured once.
 
 There are two graphs: one of the Base alone, for alpha 0, which is the graph of a model without Ortho part,
-and one of both parts, at any alpha. Greedy decoding needs the host only to replay. The prompt is read by dense
-products over weights that are dequantised on the way.
+and one of both parts, at any alpha. Greedy decoding needs the host only to replay. The prompt is read by
+dense products over weights that are dequantised on the way.
 
 Legend: D hidden size, V vocabulary, T tokens.
 """
