@@ -14,6 +14,11 @@ import triton.language as tl
 from .codes import product_of_tiles
 
 
+@triton.constexpr_function
+def _rows(group):
+    return 1 << (group - 1).bit_length()
+
+
 @triton.jit
 def _rotated(ptr, first, cos, sin, row_mask, HEAD: tl.constexpr, PADDED: tl.constexpr, DTYPE: tl.constexpr):
     """Rows of HEAD numbers from `first` [R], rotated, as transformers' apply_rotary_pos_emb rounds: [R,
@@ -89,23 +94,29 @@ def decode_attention_kernel(
     tl.debug_barrier()  # every thread's sums are written before the program counts as done
     if tl.atomic_add(counters_ptr + head, 1, sem="acq_rel") == SPLIT - 1:
         tl.store(counters_ptr + head, 0)
+        # Here the heads of the group alone, not the 16 rows that the matrix unit wants.
+        ROWS: tl.constexpr = _rows(GROUP)
+        own = tl.arange(0, ROWS)
+        is_head = own < GROUP
         first = head * SPLIT
-        highest = tl.full((16,), float("-inf"), tl.float32)
+        highest = tl.full((ROWS,), float("-inf"), tl.float32)
         for other in tl.static_range(SPLIT):
             highest = tl.maximum(
-                highest, tl.load(peaks_ptr + (first + other) * 16 + row, cache_modifier=".cg")
+                highest, tl.load(peaks_ptr + (first + other) * 16 + own, cache_modifier=".cg")
             )
-        total = tl.zeros((16,), tl.float32)
-        sums = tl.zeros((16, PADDED), tl.float32)
+        all_total = tl.zeros((ROWS,), tl.float32)
+        all_sums = tl.zeros((ROWS, PADDED), tl.float32)
         for other in tl.static_range(SPLIT):
             at = (first + other) * 16
-            fade = tl.exp(tl.load(peaks_ptr + at + row, cache_modifier=".cg") - highest)
-            total += fade * tl.load(sums_ptr + at + row, cache_modifier=".cg")
-            sums += fade[:, None] * tl.load(
-                parts_ptr + (at + row[:, None]) * PADDED + d[None, :],
-                mask=in_group[:, None], other=0.0, cache_modifier=".cg",
+            part_fade = tl.exp(tl.load(peaks_ptr + at + own, cache_modifier=".cg") - highest)
+            all_total += part_fade * tl.load(sums_ptr + at + own, cache_modifier=".cg")
+            all_sums += part_fade[:, None] * tl.load(
+                parts_ptr + (at + own[:, None]) * PADDED + d[None, :],
+                mask=is_head[:, None], other=0.0, cache_modifier=".cg",
             )  # fmt: skip
-        out_at = (head * GROUP + row[:, None]) * HEAD + d[None, :]
+        out_at = (head * GROUP + own[:, None]) * HEAD + d[None, :]
         tl.store(
-            out_ptr + out_at, (sums / total[:, None]).to(DTYPE), mask=in_group[:, None] & inside[None, :]
+            out_ptr + out_at,
+            (all_sums / all_total[:, None]).to(DTYPE),
+            mask=is_head[:, None] & inside[None, :],
         )
