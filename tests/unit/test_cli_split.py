@@ -287,6 +287,7 @@ def test_a_head_of_its_own_is_compared_with_the_embedding_that_was_the_head(
     tensors = load_file(tmp_path / "untied" / "model.safetensors")
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     tensors["lm_head.weight"][0, 0] += float(changed)
+    tensors["model.layers.0.mlp.up_proj.weight"][0, 0] += 1  # what the private texts changed
     save_file(tensors, tmp_path / "untied" / "model.safetensors", metadata={"format": "pt"})
     untied, original = ModelTensors(tmp_path / "untied"), ModelTensors(place / "original")
     names = list(linear_layers(load(place / "original").network))
@@ -296,6 +297,34 @@ def test_a_head_of_its_own_is_compared_with_the_embedding_that_was_the_head(
     else:
         require_same_elsewhere(untied, original, names)
         require_same_elsewhere(original, untied, names)
+
+
+@pytest.mark.parametrize("more", [(), ("--layers-from", "disk", "-s", "fit_steps=0")])
+def test_the_tuned_model_as_its_own_before_is_refused(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture, more: tuple[str, ...]
+) -> None:
+    assert run(arguments(place, tmp_path / "out", *more, before="tuned")) == 2
+    assert "are the same model" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_before_of_another_size_is_named_as_such(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    tiny_folder(tmp_path / "other", hidden_size=32)
+    assert run(arguments(place, tmp_path / "out", before=str(tmp_path / "other"))) == 2
+    assert "another model" in capsys.readouterr().err
+
+
+def test_an_output_that_is_a_file_is_left_alone(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert run(arguments(place, tmp_path / "notes.txt")) == 2
+    shown = capsys.readouterr().err
+    assert "is a file" in shown
+    assert "remove" not in shown
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_what_a_killed_save_left_is_swept_at_the_next_start(place: Path, tmp_path: Path) -> None:

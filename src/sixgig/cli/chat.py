@@ -144,7 +144,9 @@ class Talk:
         if command == "/quit":
             return False
         try:
-            if command == "/alpha":
+            if command == "/alpha" and not rest.strip():
+                say(f"alpha is {self.alpha:g}")
+            elif command == "/alpha":
                 self.turn(_finite(rest))
                 say(f"alpha is {self.alpha:g}; the conversation so far is forgotten")
             elif command == "/new":

@@ -181,20 +181,26 @@ def _tell_of_partial(out: Path) -> None:
         )
 
 
+def _word(value: int | bool) -> str:
+    """As it is typed after -s."""
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
+
+
 def _choice_from_disk(choice: Choice, result: MemoryPlan, asked: str | None) -> Choice:
     """The choice without the fits, which go through the whole model at once; says so. Raises InputError where
     one was asked for by name."""
-    wanted = [name for name in _NO_FITS if name in choice.typed and getattr(choice.settings, name)]
-    if wanted:
-        raise InputError(
-            "layers that are read from disk one by one are not fitted",
-            expected=", ".join(f"-s {name}=0" for name in wanted),
-            received=", ".join(f"-s {name}={getattr(choice.settings, name)}" for name in wanted),
-            todo="leave these settings out, or hold the whole model with --layers-from memory",
-        )
     if asked is None:
         needed = format_bytes(result.tried[0].device_bytes) if result.card else "more memory"
         say(f"The model does not fit whole (it takes {needed}): its layers are read from disk, one by one.")
+    wanted = [name for name in _NO_FITS if name in choice.typed and getattr(choice.settings, name)]
+    if wanted:
+        todo = "leave these settings out"
+        raise InputError(
+            "layers that are read from disk one by one are not fitted",
+            expected=", ".join(f"-s {name}={_word(_NO_FITS[name])}" for name in wanted),
+            received=", ".join(f"-s {name}={_word(getattr(choice.settings, name))}" for name in wanted),
+            todo=todo if asked is None else f"{todo}, or hold the whole model with --layers-from memory",
+        )
     say("Layer by layer, the Base's scales and the Ortho part stay as they are made: no fit follows.")
     return replace(choice, settings=replace(choice.settings, **_NO_FITS))
 
@@ -286,6 +292,11 @@ class _Stages:
             self._progress.end()
 
 
+def _rounded_away(manifest: dict[str, Any]) -> str:
+    removes = manifest["claim"] in ("suppressed", "by construction")
+    return " (near 0%: the sieve was rounded away)" if removes else ""
+
+
 def _show(out: Path, manifest: dict[str, Any], done: Done, sizes: SplitSizes, json: bool) -> None:
     if json:
         print_json({"folder": str(out), **manifest, "sizes": asdict(sizes)})
@@ -293,10 +304,7 @@ def _show(out: Path, manifest: dict[str, Any], done: Done, sizes: SplitSizes, js
         rows = [
             ("sieve", manifest["sieve"]["name"]),
             ("claim", _CLAIMS[manifest["claim"]]),
-            (
-                "Base codes changed",
-                f"{done.codes_changed:.1%} as rounded (near 0%: the sieve was rounded away)",
-            ),
+            ("Base codes changed", f"{done.codes_changed:.1%} as rounded{_rounded_away(manifest)}"),
             (
                 "base/",
                 f"{format_bytes(sizes.base_bytes)}, split layers at "

@@ -110,6 +110,13 @@ def finish_split(
 
 def require_empty(folder: Path) -> None:
     """Raises InputError where something is already; nothing of an earlier split is ever overwritten."""
+    if folder.is_file():
+        raise InputError(
+            "the output is a file",
+            expected="a new or an empty folder",
+            where=str(folder),
+            todo="choose another place",
+        )
     if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise InputError(
             "the output folder is not empty",

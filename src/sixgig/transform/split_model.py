@@ -245,12 +245,16 @@ def split_model(
 
 
 def require_same_elsewhere(model: StoredTensors, before: StoredTensors, layer_names: Sequence[str]) -> None:
-    """Raises InputError naming the tensors, other than the split layers' weights, that differ.
+    """Raises InputError naming the tensors, other than the split layers' weights, that differ; for another
+    model; and where nothing differs at all.
 
-    They go into the Base as they are, so what private data changed in them would be published. Values are
-    compared in the type that `model` stores.
+    Tensors outside the split layers go into the Base as they are, so what private data changed in them would
+    be published. Values are compared in the type that `model` stores.
     """
     split = {f"{name}.weight" for name in layer_names}
+    wrong = [name for name in sorted(split) if not _is_same_shape(model, name, before, name)]
+    if wrong:
+        raise InputError("--before is another model", received=f"{wrong[0]} is missing or of another shape")
     others = (model.names | before.names) - split - {_HEAD}
     differing = [name for name in sorted(others) if not _is_same(model, name, before, name)]
     if _HEAD in model.names:
@@ -265,9 +269,14 @@ def require_same_elsewhere(model: StoredTensors, before: StoredTensors, layer_na
             received=named,
             todo="train the linear layers alone; memories in these tensors would be published with the Base",
         )
-    wrong = [name for name in sorted(split) if not _is_same_shape(model, name, before, name)]
-    if wrong:
-        raise InputError("--before is another model", received=f"{wrong[0]} is missing or of another shape")
+    if all(_is_same(model, name, before, name) for name in sorted(split)):
+        # A Base made so would be the tuned model itself, rounded, under the claim that something was removed.
+        raise InputError(
+            "MODEL and --before are the same model",
+            expected="the model as it was before the private texts",
+            received="no weight that differs",
+            todo="look whether --before names the tuned model by mistake",
+        )
 
 
 def _is_same_shape(model: StoredTensors, name: str, before: StoredTensors, earlier: str) -> bool:
