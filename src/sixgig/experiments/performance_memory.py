@@ -22,10 +22,23 @@ def peak_bytes(spec: ModelSpec, config: PerformanceConfig, device: str) -> int:
     caches = (_NUM_NETWORKS + 1) * spec.kv_bytes(config.context_tokens)
     one_layer = 8 * spec.num_linear_parameters // spec.num_layers
     splitting = 4 * spec.num_parameters + spec.num_linear_parameters + ortho + 2 * one_layer
-    kept = max(dense + packed + ortho + caches, splitting)
+    more = _bitsandbytes_bytes(spec, config)
+    kept = max(dense + packed + ortho + caches + more, splitting)
     if device == "cuda":
         return kept
     # The last network is loaded while the others and the unpacked split are there, its file mapped beside it.
     loading = dense + packed + spec.num_linear_parameters + ortho + 4 * spec.num_parameters
     kept = max(kept, loading)
+    if more:  # full precision comes last, its file mapped beside all others
+        kept = max(kept, dense + packed + ortho + caches + more + 4 * spec.num_parameters)
     return kept + int(HEAP_HOLES * one_layer) + LIBRARIES_BYTES
+
+
+def _bitsandbytes_bytes(spec: ModelSpec, config: PerformanceConfig) -> int:
+    """Of the model that bitsandbytes makes, full precision in the modules beside it, and both caches."""
+    if not config.bitsandbytes_bits:
+        return 0
+    linear = spec.num_linear_parameters
+    quantised = 2 * (spec.num_parameters - linear) + linear * config.bitsandbytes_bits // 8
+    scales = linear // 60  # a byte for 64 weights in 4 bits, and theirs; in 8 bits less
+    return quantised + scales + 2 * spec.num_parameters + 2 * spec.kv_bytes(config.context_tokens)
