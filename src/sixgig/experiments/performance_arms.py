@@ -120,7 +120,7 @@ def build_arms(
 def _add_bitsandbytes(
     built: Arms, folder: Path, bits: int, device: torch.device, context_tokens: int, *, in_modules: bool
 ) -> None:
-    """The model as bitsandbytes quantises it, and full precision beside it where it is not `in_modules` yet."""
+    """The model as bitsandbytes quantises it; full precision beside it, unless it is `in_modules` already."""
     loaded, share = load_quantised(folder, bits=bits, device=device)
     name, scales = f"bitsandbytes-{bits}", scale_bytes(loaded.network)
     arm = _in_modules(name, loaded, device, context_tokens, built.forms)

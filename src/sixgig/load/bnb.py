@@ -111,7 +111,7 @@ def scale_bytes(network: nn.Module) -> int:
     total = 0
     modules: Any = network.modules()
     for module in modules:
-        weight = getattr(module, "weight", None)
+        weight: Any = getattr(module, "weight", None)
         if type(weight).__name__ == "Params4bit":
             state = weight.quant_state
             total += state.absmax.nbytes
