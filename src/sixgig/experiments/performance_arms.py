@@ -18,6 +18,7 @@ import torch
 from ..layers.split_linear import split_layers
 from ..load.bnb import load_quantised, scale_bytes
 from ..load.loaded import LoadedModel, load
+from ..memory.ladder import give_back
 from ..runtime.decoder import Decoder
 from ..runtime.make_decoder import make_decoder, same_loop
 from ..runtime.network_decoder import NetworkDecoder
@@ -121,7 +122,9 @@ def _add_bitsandbytes(
     built: Arms, folder: Path, bits: int, device: torch.device, context_tokens: int, *, in_modules: bool
 ) -> None:
     """The model as bitsandbytes quantises it; full precision beside it, unless it is `in_modules` already."""
+    give_back()  # what the split layers of three models left, before more of them come
     loaded, share = load_quantised(folder, bits=bits, device=device)
+    give_back()
     name, scales = f"bitsandbytes-{bits}", scale_bytes(loaded.network)
     arm = _in_modules(name, loaded, device, context_tokens, built.forms)
     sizes = replace(

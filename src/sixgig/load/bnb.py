@@ -17,7 +17,7 @@ from torch import nn
 
 from ..environment import require_bitsandbytes
 from ..errors import InputError
-from .loaded import LoadedModel, check_finite, load_tokenizer, require_all_loaded, without_bars
+from .loaded import LoadedModel, check_finite, leave_file, load_tokenizer, require_all_loaded, without_bars
 
 BITS = (4, 8)
 # The types in which bitsandbytes keeps what it has quantised, and nothing else does.
@@ -79,6 +79,7 @@ def load_quantised(
     share = quantised_share(network.named_parameters())
     require_quantised(share, str(folder))
     check_finite(network)
+    leave_file(network)
     network.eval().requires_grad_(False)
     loaded = LoadedModel(
         network=network,

@@ -78,7 +78,7 @@ def load(
     network, loading = loaded
     require_all_loaded(loading, folder)
     check_finite(network)
-    _leave_file(network)
+    leave_file(network)
     network.eval().requires_grad_(False)
     device = torch.device(device)
     tokenizer = load_tokenizer(folder)
@@ -95,14 +95,15 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _leave_file(network: nn.Module) -> None:
-    """Copies every parameter out of the mapped file, one by one.
+def leave_file(network: nn.Module) -> None:
+    """Copies every plain parameter out of the mapped file, one by one; quantised ones lie apart from it.
 
     A mapped parameter keeps the whole file's pages in memory for as long as any other parameter lives, also
     when a layer has long been replaced.
     """
     for parameter in network.parameters():
-        parameter.data = parameter.data.clone()
+        if type(parameter) is nn.Parameter:
+            parameter.data = parameter.data.clone()
 
 
 def require_all_loaded(loading: Any, folder: Path) -> None:
