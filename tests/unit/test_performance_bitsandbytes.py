@@ -102,15 +102,17 @@ def test_a_missing_package_is_said_before_anything_is_written(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_the_plan_knows_of_the_models_that_come_in(device: str) -> None:
+def test_the_plan_knows_of_the_models_that_come_in() -> None:
     experiment, spec = EXPERIMENTS["performance"], get("smollm2-135m-instruct")
     config = experiment.preset("6g")
-    needs = [
-        experiment.peak_bytes(spec, replace(config, bitsandbytes_bits=bits), device) for bits in (0, 4, 8)
-    ]
-    assert needs[1] - needs[0] > 2 * spec.num_parameters if device == "cuda" else needs[1] > needs[0]
-    assert needs[2] - needs[1] == pytest.approx(spec.num_linear_parameters / 2, rel=0.01)
+    on_card, on_cpu = (
+        [experiment.peak_bytes(spec, replace(config, bitsandbytes_bits=bits), device) for bits in (0, 4, 8)]
+        for device in ("cuda", "cpu")
+    )
+    assert on_card[2] - on_card[1] == pytest.approx(spec.num_linear_parameters / 2, rel=0.01)
+    # On a card the split before it is what a run without it holds at most; on a CPU the loading decides.
+    assert on_card[1] > 2 * spec.num_parameters + spec.num_linear_parameters / 2
+    assert on_cpu[0] + 4 * spec.num_parameters < on_cpu[1] <= on_cpu[2]
 
 
 @pytest.mark.skipif(
