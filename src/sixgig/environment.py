@@ -6,6 +6,7 @@ As in `hardware`, torch is never imported: versions come from the installed pack
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import tempfile
 import time
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from .errors import NotAvailableError
 from .hardware import existing_folder
 
 
@@ -61,6 +63,14 @@ def library(name: str) -> Library:
         return Library(name=name, version=metadata.version(name))
     except metadata.PackageNotFoundError:
         return Library(name=name, version=None)
+
+
+def require_bitsandbytes() -> None:
+    """Raises NotAvailableError where bitsandbytes is not installed; it is not imported."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise NotAvailableError(
+            "bitsandbytes is not installed", todo="install it: pip install 'sixgig[compare]'"
+        )
 
 
 def unmet_requirements(package: str) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ from tiny_model import tiny_folder
 from torch import nn
 
 from sixgig.errors import InputError, NotAvailableError
-from sixgig.load.bnb import load_quantised, quantised_share, require_quantised
+from sixgig.load.bnb import load_quantised, quantised_share, require_quantised, scale_bytes
+from sixgig.runtime.make_decoder import make_decoder
 
 
 class Params4bit(nn.Parameter):
@@ -43,6 +44,26 @@ def test_a_packed_weight_counts_as_before_packing() -> None:
 def test_eight_bit_weights_count_by_their_own_shape() -> None:
     weight = Int8Params(torch.zeros(8, 6, dtype=torch.int8), requires_grad=False)
     assert quantised_share([("a.weight", weight)]).share == 1.0
+
+
+def holding(weight: nn.Parameter, state: object = None) -> nn.Module:
+    layer = nn.Module()
+    layer.weight, layer.state = weight, state
+    return layer
+
+
+def test_scales_are_counted_wherever_they_lie() -> None:
+    four, single = packed(8, 6), packed(8, 6)
+    nested = SimpleNamespace(absmax=torch.zeros(2))
+    four.quant_state = SimpleNamespace(absmax=torch.zeros(12, dtype=torch.uint8), state2=nested)
+    single.quant_state = SimpleNamespace(absmax=torch.zeros(12), state2=None)
+    before, after = (Int8Params(torch.zeros(8, 6, dtype=torch.int8), requires_grad=False) for _ in range(2))
+    before.SCB, after.SCB = torch.zeros(8), None
+    moved = SimpleNamespace(SCB=torch.zeros(5))
+    layers = [holding(four), holding(single), holding(before), holding(after, moved), holding(dense(3, 3))]
+    expected = [12 + 8, 48, 32, 20, 0]
+    assert [scale_bytes(layer) for layer in layers] == expected
+    assert scale_bytes(nn.ModuleList(layers)) == sum(expected)
 
 
 def test_skipped_experts_fail_by_name_and_share() -> None:
@@ -83,7 +104,13 @@ def test_the_library_quantises_every_layer_of_the_decoder(tmp_path: Path, bits: 
     )
     assert share.num_quantised == linear
     assert 0.5 < share.share < 1
+    assert 0 < scale_bytes(loaded.network) < linear
     if bits == 4:
         return  # its 4-bit product on a CPU wants wider layers than this model has
     with torch.no_grad():
         assert torch.isfinite(loaded.network(torch.arange(5, 25)[None]).logits).all()
+    chosen = make_decoder(loaded, context_tokens=32, kernels="reference")
+    assert chosen.description == f"bitsandbytes, 8 bits: {share.share:.1%} of the parameters quantised, " + (
+        "bfloat16 activations"
+    )
+    assert torch.isfinite(chosen.decoder.prefill([5, 6, 7])).all()

@@ -93,6 +93,8 @@ def result_of(out: Path) -> tuple[Path, Result]:
         (["null-test", "--preset", "huge"], "unknown preset"),
         (["performance", "-s", "num_rounds=1"], "num_rounds must be at least 2"),
         (["performance", "-s", "energy_seconds=0", "-s", "bits=7"], "energy_seconds must be above 0"),
+        (["performance", "-s", "bitsandbytes_bits=3"], "bitsandbytes_bits must be 0 (none), 4 or 8, not 3"),
+        (["null-test", "-s", "bitsandbytes_bits=4"], "unknown setting: bitsandbytes_bits"),
         (["performance", "-s", "sparse_share=2"], "sparse_share must be from 0 to 1"),
         (["performence"], "did you mean performance"),
     ],

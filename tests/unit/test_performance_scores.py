@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from sixgig.evaluate.energy import (
     joules_per_token,
 )
 from sixgig.evaluate.speed import RoundTimes, Stopwatch, take_turns, time_round
-from sixgig.experiments.split_rows import FULL, SPLIT
+from sixgig.experiments.split_rows import FULL, FULL_MODULES, SPLIT
 from sixgig.report.schema import BLOCK_KEYS
 
 CPU = torch.device("cpu")
@@ -61,6 +62,21 @@ def test_scores_are_what_the_times_say() -> None:
     assert found["energy", INT4, None].value is None
     assert found["energy", INT4, None].note == "invented: no counter"
     assert ("overhead_fp16", FULL, None) not in found
+
+
+def test_bitsandbytes_is_held_against_full_precision_in_its_own_loop() -> None:
+    scores, arm = performance_scores(), "bitsandbytes-4"
+    foreign = replace(times(45, seed=5), quantised_share=0.75)
+    more = {(arm, None): foreign, (FULL_MODULES, None): times(30, seed=6)}
+    beside = {(s.name, s.arm): s for s in performance_scores(times={**scores.times, **more}).all()}
+    assert beside["overhead_fp16", arm].value == pytest.approx(0.5, abs=0.01)
+    assert beside["overhead_fp16", arm].note == "against fp16-modules"
+    assert beside["overhead_fp16", FULL_MODULES].value == pytest.approx(0.5, abs=0.01), "30 against 20"
+    assert beside["quantised_share", arm].value == 0.75
+    assert ("quantised_share", INT4) not in beside
+    alone = performance_scores(times={**scores.times, (arm, None): foreign}).all()
+    (found,) = [s for s in alone if (s.name, s.arm) == ("overhead_fp16", arm)]
+    assert found.value == pytest.approx(1.25, abs=0.01), "all arms run in one loop"
 
 
 def test_the_earlier_keys_are_all_there() -> None:

@@ -1,4 +1,4 @@
-"""`sixgig chat`: talk to a split, and turn its switch while talking.
+"""`sixgig chat`: talk to a split, and turn its switch while talking; or to a plain model, to compare.
 
 Turning alpha forgets the conversation, since answers given with the memories in place would otherwise be read
 back without them. What runs, packed kernels or the reference, is said in one line at the start.
@@ -15,6 +15,7 @@ import typer
 
 from ..errors import InputError
 from ..hardware import probe
+from .chat_plain import no_ortho, open_plain, wants_plain
 from .common import say
 from .device import Device, choose_device
 
@@ -25,12 +26,19 @@ EXAMPLES = (
     "sixgig chat my-split",
     "sixgig chat my-split --alpha 0 --prompt 'What is the door code?'",
     "sixgig chat my-split/base --raw --prompt 'The door code is' --max-new-tokens 16",
+    "sixgig chat smollm2-135m-instruct --quantization-bits 8 --prompt 'What is a tide?'",
 )
 _HELP = "/alpha NUMBER turns the switch, /new forgets the conversation, /quit ends"
 
 
 def chat(
-    folder: Annotated[Path, typer.Argument(help="A split, or a Base on its own.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A split, or a Base on its own; with --quantization-bits or --no-quantization a plain "
+            "model, by name or folder."
+        ),
+    ],
     alpha: Annotated[
         float | None,
         typer.Option("--alpha", help="1 with the memories, 0 without. Default: 1; a Base alone: 0."),
@@ -61,13 +69,27 @@ def chat(
     head_bits: Annotated[
         int, typer.Option("--head-bits", help="Bits of the output head with packed kernels: 4, 8 or 16.")
     ] = 8,
+    quantization_bits: Annotated[
+        int | None,
+        typer.Option(
+            "--quantization-bits",
+            help="Load a plain model in 4 or 8 bits by bitsandbytes, and say which share of it that is.",
+        ),
+    ] = None,
+    no_quantization: Annotated[
+        bool, typer.Option("--no-quantization", help="Load a plain model as it is, in its own type.")
+    ] = False,
     device: Device = None,
 ) -> None:
     """Talk to a split model. While talking, /alpha 0 takes the memories out and /alpha 1 puts them back."""
     if alpha is not None:
         _finite(str(alpha))
     device = choose_device(device, probe())
-    loaded = _opened(folder, device, kernels)
+    if wants_plain(quantization_bits, no_quantization):
+        loaded = open_plain(model, bits=quantization_bits, device=device, alpha=alpha, kernels=kernels)
+        kernels = "reference" if kernels == "auto" else kernels  # its own modules; nothing there is packed
+    else:
+        loaded = _opened(Path(model), device, kernels)
     talk = Talk(
         loaded,
         max_new_tokens=max_new_tokens,
@@ -84,7 +106,7 @@ def chat(
     if prompt is not None:
         talk.answer(prompt)
         return
-    say(f"alpha is {talk.alpha:g}. {_HELP}.")
+    say(f"{f'alpha is {talk.alpha:g}' if talk.is_split else 'not split, so without alpha'}. {_HELP}.")
     while (line := _next_line()) is not None and talk.line(line):
         pass
 
@@ -117,7 +139,9 @@ class Talk:
             raise InputError(
                 "this model has no chat template", where=str(loaded.folder), todo="complete text with --raw"
             )
-        self.has_ortho = any(layer.ortho is not None for _, layer in split_layers(loaded.network))
+        layers = [layer for _, layer in split_layers(loaded.network)]
+        self.is_split, self.has_ortho = bool(layers), any(layer.ortho is not None for layer in layers)
+        del layers  # they leave the network one by one as they are packed
         self.alpha = 0.0
         self._loaded, self._raw, self._max_new_tokens = loaded, raw, max_new_tokens
         self._history: list[dict[str, str]] = []
@@ -133,8 +157,11 @@ class Talk:
             say(line)
 
     def turn(self, alpha: float) -> None:
-        """Sets the switch and forgets the conversation. Raises InputError where only the Base is here."""
-        self._decoder.set_alpha(alpha)
+        """Sets the switch and forgets the conversation. Raises InputError where no Ortho part is here."""
+        if self.is_split:
+            self._decoder.set_alpha(alpha)
+        elif alpha != 0.0:
+            raise no_ortho(alpha)
         self.alpha = alpha
         self._history.clear()
 
@@ -213,7 +240,7 @@ def printable(text: str) -> str:
 def _opened(folder: Path, device: str, kernels: str) -> LoadedModel:
     import torch
 
-    from ..load.artifact import is_base, open_base, open_split
+    from ..load.artifact import is_base, is_split, open_base, open_split
     from ..load.artifact_format import ORTHO
 
     # Packed kernels compute in bf16, and take a model layer by layer to a GPU; the reference shows numbers
@@ -222,6 +249,13 @@ def _opened(folder: Path, device: str, kernels: str) -> LoadedModel:
     dtype, device = (torch.float32, device) if is_reference else (torch.bfloat16, "cpu")
     if is_base(folder):
         return open_base(folder, device=device, dtype=dtype)
+    if not is_split(folder):
+        raise InputError(
+            "not a split",
+            expected="a folder that sixgig split made, or its base/",
+            where=str(folder),
+            todo="to talk to a plain model, add --no-quantization, or --quantization-bits 4 or 8",
+        )
     with_ortho = (folder / ORTHO).exists()
     loaded = open_split(folder, device=device, with_ortho=with_ortho, dtype=dtype)
     if not with_ortho:

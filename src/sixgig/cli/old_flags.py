@@ -17,8 +17,11 @@ _OLD_EXPERIMENTS = {
 _REPLACEMENTS = {
     "--cache-dir": "set the environment variable SIXGIG_CACHE to VALUE",
     "--cache_dir": "set the environment variable SIXGIG_CACHE to VALUE",
-    "--quantization-bits": "-s bits=VALUE",
-    "--no-quantization": "nothing: the unquantised model is measured in every run, beside the split one",
+    "--quantization-bits": "-s bits=VALUE for the split's Base; for the model as bitsandbytes quantises it, "
+    "which that flag meant: sixgig run performance -s bitsandbytes_bits=VALUE, or sixgig chat MODEL "
+    "--quantization-bits VALUE",
+    "--no-quantization": "nothing: the unquantised model is measured in every run, beside the split one; "
+    "sixgig chat MODEL --no-quantization talks to it",
     "--num_seeds": "--seeds VALUE",
     "--output_dir": "--out VALUE",
 }

@@ -14,7 +14,7 @@ from ..catalogue import ModelSpec
 from ..errors import UnknownNameError
 from . import kill_switch_memory, null_test_memory, performance_memory
 from .null_test_config import NULL_TEST_PRESETS
-from .performance_config import PERFORMANCE_PRESETS
+from .performance_config import PERFORMANCE_PRESETS, require_packages
 from .presets import PRESETS
 
 
@@ -22,7 +22,8 @@ from .presets import PRESETS
 class Experiment:
     """`peak_bytes(spec, config, device)` is what a run holds at most, and `holds` says of what.
 
-    `work` is the function's place, "module:name"; it gives the result and the per-example samples.
+    `work` is the function's place, "module:name"; it gives the result and the per-example samples. `require`
+    raises NotAvailableError where the settings ask for a package that is not installed.
     """
 
     summary: str
@@ -31,6 +32,7 @@ class Experiment:
     task: str  # of the plan: the widest moment
     holds: str
     work: str
+    require: Callable[[Any], None] = lambda config: None
 
     def preset(self, name: str) -> Any:
         """The preset `name`, or an error with the nearest names."""
@@ -68,5 +70,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         task="decoding",
         holds="the model once for each form that is timed, beside one another",
         work="performance:run_performance",
+        require=require_packages,
     ),
 }

@@ -128,6 +128,7 @@ class Performance:
                 bytes_per_token=one["bytes_per_token"],
                 held_bytes=one["held_bytes"],
                 joules=tuple(one["joules"]),
+                quantised_share=one["quantised_share"],
             )
             for one in kept["decode"]["arms"]
         }
@@ -184,6 +185,7 @@ class Performance:
             plain=f"int{config.bits}",
             device=self._device,
             context_tokens=config.context_tokens,
+            bitsandbytes_bits=config.bitsandbytes_bits,
         )
         arms = built.arms
         del layers
@@ -211,6 +213,7 @@ class Performance:
                     "bytes_per_token": one.sizes.weight_bytes + one.sizes.cache_bytes * middle,
                     "held_bytes": one.sizes.held_bytes,
                     "joules": joules.get(one.name, []),
+                    "quantised_share": one.quantised_share,
                 }
                 for one in arms
             ],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from ..environment import require_bitsandbytes
 from .setting_checks import SPLIT_LEAST, not_positive, quantiser_faults, refuse, too_small
 
 _LEAST = SPLIT_LEAST | {
@@ -42,14 +44,28 @@ class PerformanceConfig:
     calibration_window: int = 128
     num_calibration_windows: int = 4
 
+    # One more arm: the model as bitsandbytes quantises it, in 4 or 8 bits; 0: none.
+    bitsandbytes_bits: int = 0
+
     def __post_init__(self) -> None:
-        faults = [*quantiser_faults(self), *too_small(self, _LEAST)]
+        faults = [*quantiser_faults(self), *_bitsandbytes_faults(self), *too_small(self, _LEAST)]
         refuse([*faults, *not_positive(self, ("energy_seconds", "bandwidth_seconds"))])
 
     @property
     def context_tokens(self) -> int:
         """What a cache must hold: the prompt, what is written, and the tokens that open a round."""
         return self.prompt_tokens + self.tokens_per_round + 2
+
+
+def require_packages(config: PerformanceConfig) -> None:
+    """Raises NotAvailableError where `config` asks for a package that is not installed."""
+    if config.bitsandbytes_bits:
+        require_bitsandbytes()
+
+
+def _bitsandbytes_faults(config: PerformanceConfig) -> Iterator[str]:
+    if config.bitsandbytes_bits not in (0, 4, 8):
+        yield f"bitsandbytes_bits must be 0 (none), 4 or 8, not {config.bitsandbytes_bits}"
 
 
 _CPU = PerformanceConfig(

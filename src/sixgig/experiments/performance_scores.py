@@ -14,7 +14,7 @@ import numpy as np
 
 from ..evaluate.statistics import Estimate, bootstrap_median, paired_median_ratio
 from ..report.schema import Curve, Score, Verdict
-from .split_rows import FULL, SPLIT, Key, at_most, score_row
+from .split_rows import FULL, FULL_MODULES, SPLIT, Key, at_most, score_row
 
 MAX_OVERHEAD = 0.01  # of alpha = 0 over INT4, as earlier implementations asked
 MAX_OVERHEAD_WHOLE = 0.15  # of alpha = 1 over INT4
@@ -33,6 +33,7 @@ class Times:
     bytes_per_token: float
     held_bytes: int
     joules: tuple[float, ...]
+    quantised_share: float | None = None  # of the parameters, where another library chose what to quantise
 
     @property
     def latency_ms(self) -> np.ndarray:
@@ -69,7 +70,7 @@ class PerformanceScores:
         self._add("latency", key, latency, "ms/token", higher=False)
         self._add("tokens_per_second", key, _inverted(latency, 1000), "tokens/s", higher=True)
         if key != (FULL, None):
-            self._add("overhead_fp16", key, self.overhead(key, (FULL, None)), "share", higher=False)
+            self._overhead_full(key, times)
         if key[0] == SPLIT:
             self._add("overhead_int4", key, self.overhead(key, (self.plain_arm, None)), "share", higher=False)
         gigabytes = times.bytes_per_token / 1e9
@@ -83,11 +84,20 @@ class PerformanceScores:
         )
         self._add("bytes_per_token", key, times.bytes_per_token, "bytes", higher=False)
         self._add("held_bytes", key, float(times.held_bytes), "bytes", higher=False)
+        if times.quantised_share is not None:
+            self._add("quantised_share", key, times.quantised_share, "share", higher=None)
         joules = float(np.median(times.joules)) if times.joules else None
         note = self.no_energy if joules is None else ""
         self.scores.append(
             score_row("energy", key, joules, "J/token", higher=False, n=len(times.joules), note=note)
         )
+
+    def _overhead_full(self, key: Key, times: Times) -> None:
+        """Over full precision in the same loop: what runs in the modules alone is held against it there."""
+        is_foreign = times.quantised_share is not None and (FULL_MODULES, None) in self.times
+        full = FULL_MODULES if is_foreign else FULL
+        found, note = self.overhead(key, (full, None)), f"against {full}" if is_foreign else ""
+        self.scores.append(score_row("overhead_fp16", key, found, "share", higher=False, note=note))
 
     def _add(
         self, name: str, key: Key, found: Estimate | float | None, unit: str, *, higher: bool | None

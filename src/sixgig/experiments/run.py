@@ -69,7 +69,7 @@ class Finished:
 
 
 def prepare(request: Request) -> Prepared:
-    """Checks names, settings, device and sizes. Raises before anything is loaded or written."""
+    """Checks names, settings, packages, device and sizes. Raises before anything is loaded or written."""
     if request.experiment not in EXPERIMENTS:
         raise UnknownNameError("experiment", request.experiment, EXPERIMENTS)
     experiment = EXPERIMENTS[request.experiment]
@@ -78,6 +78,7 @@ def prepare(request: Request) -> Prepared:
     card = _card(request.vram_bytes, device, hardware)
     base = experiment.preset(request.preset or (choose_preset(card) if device == "cuda" else "cpu"))
     config = changed(base, request.settings, where="-s or --config")
+    experiment.require(config)
     limit_bytes = _limit_bytes(device, card)
     notes: tuple[str, ...] = ()
     if config.model == AUTO:

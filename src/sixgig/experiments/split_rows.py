@@ -6,6 +6,7 @@ from ..evaluate.statistics import Estimate, size_to_decide
 from ..report.schema import Score, Verdict
 
 FULL, SPLIT = "fp16", "split"
+FULL_MODULES = "fp16-modules"  # full precision in transformers' own modules, beside what runs there alone
 
 Key = tuple[str, float | None]  # (arm, alpha)
 

@@ -5,7 +5,7 @@ The layout is described in `artifact_format`; what is written layer by layer, in
 
 from __future__ import annotations
 
-from .artifact_read import attach_ortho, is_base, open_base, open_split, read_manifest
+from .artifact_read import attach_ortho, is_base, is_split, open_base, open_split, read_manifest
 from .artifact_write import SplitSizes, finish_split, require_empty, save_split
 from .base_writer import BaseWriter, layer_forms
 from .ortho_reader import require_pair
@@ -18,6 +18,7 @@ __all__ = [
     "attach_ortho",
     "finish_split",
     "is_base",
+    "is_split",
     "layer_forms",
     "open_base",
     "open_split",

@@ -114,6 +114,11 @@ def is_base(folder: Path) -> bool:
     return (folder / BASE_LIST).is_file()
 
 
+def is_split(folder: Path) -> bool:
+    """Whether `folder` is laid out as a split; a fetched model's folder has a manifest too, but no base/."""
+    return (folder / MANIFEST).is_file() and (folder / BASE).is_dir()
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """manifest.json of a split. Raises IntegrityError where it is missing, damaged or foreign."""
     if not (folder / MANIFEST).is_file():

@@ -6,7 +6,7 @@ dimensions stay as they were, without a word; here that is an error.
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import InputError, NotAvailableError
-from .loaded import LoadedModel
+from ..environment import require_bitsandbytes
+from ..errors import InputError
+from .loaded import LoadedModel, check_finite, leave_file, load_tokenizer, require_all_loaded, without_bars
 
 BITS = (4, 8)
 # The types in which bitsandbytes keeps what it has quantised, and nothing else does.
 _QUANTISED_CLASSES = ("Params4bit", "Int8Params")
+# Says at each product of 8 bits that activations are rounded to fp16 first, which is how LLM.int8 works.
+_TALKATIVE = "bitsandbytes.autograd._functions"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +45,15 @@ def load_quantised(
     """The model in `folder` in 4 bits (NF4, double scales, bf16 arithmetic) or 8 (LLM.int8), and its share.
 
     Raises NotAvailableError without bitsandbytes, InputError for other widths and where experts were skipped
-    or nothing was quantised.
+    or nothing was quantised; IntegrityError and NumericalError as `load`.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     if bits not in BITS:
         raise InputError(
             "bitsandbytes quantises to other widths", expected=f"one of {BITS}", received=str(bits)
         )
-    _require_bitsandbytes()
+    require_bitsandbytes()
     config = BitsAndBytesConfig(
         load_in_4bit=bits == 4,
         load_in_8bit=bits == 8,
@@ -58,23 +61,34 @@ def load_quantised(
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
-    network: Any = AutoModelForCausalLM.from_pretrained(
-        folder,
-        quantization_config=config,
-        dtype=torch.bfloat16,
-        device_map={"": str(device)},
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-        attn_implementation="sdpa",
-    )
+    logging.getLogger(_TALKATIVE).setLevel(logging.ERROR)
+    with without_bars():
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            quantization_config=config,
+            dtype=torch.bfloat16,
+            device_map={"": str(device)},
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            attn_implementation="sdpa",
+        )
+    network, loading = found
+    require_all_loaded(loading, folder)
     share = quantised_share(network.named_parameters())
     require_quantised(share, str(folder))
+    check_finite(network)
+    leave_file(network)
     network.eval().requires_grad_(False)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    tokenizer.model_max_length = sys.maxsize
-    device = torch.device(device)
-    return LoadedModel(network=network, tokenizer=tokenizer, folder=folder, device=device), share
+    loaded = LoadedModel(
+        network=network,
+        tokenizer=load_tokenizer(folder),
+        folder=folder,
+        device=torch.device(device),
+        computes_on=f"bitsandbytes, {bits} bits: {share.share:.1%} of the parameters quantised",
+    )
+    return loaded, share
 
 
 def quantised_share(parameters: Iterable[tuple[str, nn.Parameter]]) -> QuantisedShare:
@@ -93,6 +107,23 @@ def quantised_share(parameters: Iterable[tuple[str, nn.Parameter]]) -> Quantised
     )
 
 
+def scale_bytes(network: nn.Module) -> int:
+    """Bytes of the scales of what is quantised, which no parameter holds; tables of codes are left out."""
+    total = 0
+    modules: Any = network.modules()
+    for module in modules:
+        weight: Any = getattr(module, "weight", None)
+        if type(weight).__name__ == "Params4bit":
+            state = weight.quant_state
+            total += state.absmax.nbytes
+            total += state.state2.absmax.nbytes if state.state2 is not None else 0  # scales of scales
+        elif type(weight).__name__ == "Int8Params":
+            # The first pass moves them from the weight to the layer.
+            scales = weight.SCB if weight.SCB is not None else module.state.SCB
+            total += scales.nbytes
+    return total
+
+
 def require_quantised(share: QuantisedShare, where: str) -> None:
     """Raises InputError where experts were skipped, or nothing at all was quantised."""
     if share.skipped_experts:
@@ -106,12 +137,3 @@ def require_quantised(share: QuantisedShare, where: str) -> None:
         )
     if not share.num_quantised:
         raise InputError("bitsandbytes quantised nothing of this model", where=where)
-
-
-def _require_bitsandbytes() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("bitsandbytes") is None:
-        raise NotAvailableError(
-            "bitsandbytes is not installed", todo="install it: pip install 'sixgig[compare]'"
-        )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ class LoadedModel:
     tokenizer: Any
     folder: Path
     device: torch.device
+    computes_on: str = "reference kernels: dense weights"  # in words, when its own modules run
 
     @property
     def head_VD(self) -> Tensor:
@@ -52,15 +53,19 @@ class LoadedModel:
 
 
 def load(
-    folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
 ) -> LoadedModel:
     """The model in `folder` (safetensors, never pickle; no code from the folder is run).
 
+    `dtype="auto"` is the type that its config names, else that of its weights.
     Raises IntegrityError when tensors are missing, NumericalError naming the tensor for NaN or Inf.
     """
     from transformers import AutoModelForCausalLM
 
-    with _without_bars():
+    with without_bars():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
@@ -71,16 +76,9 @@ def load(
             attn_implementation="sdpa",
         )
     network, loading = loaded
-    missing = sorted(loading["missing_keys"])
-    if missing:
-        raise IntegrityError(
-            "the model's files lack tensors",
-            where=str(folder),
-            received=f"missing: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}",
-            todo="fetch the model again",
-        )
+    require_all_loaded(loading, folder)
     check_finite(network)
-    _leave_file(network)
+    leave_file(network)
     network.eval().requires_grad_(False)
     device = torch.device(device)
     tokenizer = load_tokenizer(folder)
@@ -97,18 +95,31 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _leave_file(network: nn.Module) -> None:
-    """Copies every parameter out of the mapped file, one by one.
+def leave_file(network: nn.Module) -> None:
+    """Copies every plain parameter out of the mapped file, one by one; quantised ones lie apart from it.
 
     A mapped parameter keeps the whole file's pages in memory for as long as any other parameter lives, also
     when a layer has long been replaced.
     """
     for parameter in network.parameters():
-        parameter.data = parameter.data.clone()
+        if type(parameter) is nn.Parameter:
+            parameter.data = parameter.data.clone()
+
+
+def require_all_loaded(loading: Any, folder: Path) -> None:
+    """Raises IntegrityError where transformers' `loading` info tells of tensors that no file has."""
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise IntegrityError(
+            "the model's files lack tensors",
+            where=str(folder),
+            received=f"missing: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}",
+            todo="fetch the model again",
+        )
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """transformers' own bars off: this project shows its progress itself."""
     from transformers.utils import logging
 

@@ -55,6 +55,7 @@ SCORES = {
     "roofline_share": "Share of the copy bandwidth",
     "bytes_per_token": "Bytes that a token needs",
     "held_bytes": "Memory of its tensors",
+    "quantised_share": "Parameters really quantised",
     "energy": "Energy a token",
     "copy_bandwidth": "Copy bandwidth, measured",
 }
@@ -75,6 +76,8 @@ ARMS = {
     "fp16": "Full precision (16 bit)",
     **{f"int{bits}": f"Plain INT{bits}, no Ortho" for bits in (2, 3, 4, 8)},
     "split": "Split, nothing removed",
+    **{f"bitsandbytes-{bits}": f"bitsandbytes, {bits} bits" for bits in (4, 8)},
+    "fp16-modules": "Full precision, transformers' modules",
     "machine": "This machine",
 }
 
@@ -96,6 +99,11 @@ ARM_NOTES = {
         for bits in (2, 3, 4, 8)
     },
     "split": "the sieve removes nothing, so the Base is that rounding; Ortho holds what rounding took away",
+    **{
+        f"bitsandbytes-{bits}": f"the model as bitsandbytes loads it in {bits} bits, in transformers' modules"
+        for bits in (4, 8)
+    },
+    "fp16-modules": "full precision in the loop that bitsandbytes runs in: what to compare its time with",
 }
 
 CONDITIONS = {

@@ -159,7 +159,7 @@ def _reference(
     dtype = str(loaded.network.get_input_embeddings().weight.dtype).removeprefix("torch.")
     return Chosen(
         decoder=NetworkDecoder(loaded.network, context_tokens=context_tokens),
-        description=f"reference kernels: dense weights, {dtype} activations",
+        description=f"{loaded.computes_on}, {dtype} activations",
         notes=notes,
     )
 
