@@ -62,6 +62,8 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.measured is not None and arguments.commit is None:
+        parser.error("--from needs --commit: what was measured does not say what code it was")
     if arguments.child:
         _split(arguments.folder, arguments.method, arguments.tiny, arguments.stop_after)
         return
@@ -105,7 +107,14 @@ def _split(folder: Path, method: str, tiny: bool, stop_after: int | None) -> Non
     device = "cpu" if tiny else "cuda"
     path = folder / MEASURED
     runs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    run: dict[str, Any] = {"device": _device(), "method": method, "finished": False, "layers": []}
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    run: dict[str, Any] = {
+        "device": _device(),
+        "date": date,
+        "method": method,
+        "finished": False,
+        "layers": [],
+    }
     runs.append(run)
     anonymous = _AnonymousPeak()
     limit_bytes = _hold_to_budget() if device == "cuda" else None
@@ -232,7 +241,7 @@ def receipt(runs: list[dict[str, Any]], plan: MemoryPlan, commit: str | None) ->
         "schema": SCHEMA,
         "area": AREA,
         "command": "python benchmarks/split_8b.py --folder DIR",
-        "date": str(datetime.date.today()),
+        "date": last["date"],
         "commit": commit,
         "device": {key: last["device"][key] for key in ("name", "total_bytes", "driver")},
         "versions": last["device"]["versions"],
