@@ -133,6 +133,7 @@ def measure(
         "shape": vars(shape),
         "prompt_tokens": prompt_tokens,
         "tokens_per_round": num_tokens,
+        "with_peers_path": peers_path is not None and bool(peers),
     }
     for found in measure_peers(
         lambda: _round(arms["int4"], prompt, num_tokens, device),
@@ -334,8 +335,7 @@ def receipt(measured: dict[str, Any], commit: str) -> dict[str, Any]:
 
 def _command(measured: dict[str, Any]) -> str:
     """Without the folder's own name, which says nothing elsewhere."""
-    asked = measured["peers"]["speed"]
-    return "python benchmarks/decode_8b.py" + (" --peers-path FOLDER" if asked else "")
+    return "python benchmarks/decode_8b.py" + (" --peers-path FOLDER" if measured["with_peers_path"] else "")
 
 
 def _commit() -> str:
