@@ -20,17 +20,19 @@ import datetime
 import gc
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from decode_8b_peer_process import in_one_line
 from decode_8b_peers import PEERS, Row, Task, measure_peers, peer_rows
+from decode_8b_stages import say
 
 ROOT = Path(__file__).resolve().parent.parent
 AREA, SCHEMA = "decode-8b", "sixgig.receipt/1"
 CAP_GIB = 5.3  # what a 6 GiB card leaves to tensors
 PROMPT_TOKENS = 512
+PEER_ROUNDS = 10  # a process apart steadies slowly, and a round of generate takes seconds
 
 # name -> (target in words, whether the value meets it)
 TARGETS: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -55,7 +57,7 @@ def main() -> None:
     parser.add_argument("--commit", help="the commit that is measured, where git does not tell")
     parser.add_argument("--peers-path", type=Path, help="a folder that other projects are installed in")
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS), help="default: all")
-    parser.add_argument("--peer-seconds", type=float, default=150.0, help="what one may take to be built")
+    parser.add_argument("--peer-seconds", type=float, help="what one may take to be built; default: by peer")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
@@ -84,7 +86,7 @@ def main() -> None:
 
 
 def measure(
-    *, tiny: bool, num_rounds: int, peers: Sequence[str], peers_path: Path | None, peer_seconds: float
+    *, tiny: bool, num_rounds: int, peers: Sequence[str], peers_path: Path | None, peer_seconds: float | None
 ) -> Iterator[dict[str, Any]]:
     """Times of all arms by round, and memory; again with each peer's, in turns with our INT4 arm."""
     import torch
@@ -99,9 +101,11 @@ def measure(
     prompt_tokens, num_tokens, context = (4, 1, 16) if tiny else (PROMPT_TOKENS, 32, 1024)
 
     def decoder(**model: Any) -> FusedDecoder:
+        say(f"building our model: {model}")
         built = random_model(shape, device, **model)
         return FusedDecoder(built, context_tokens=context, capture=not tiny)
 
+    say(f"peak memory under {CAP_GIB} GiB")
     peak = _peak(decoder, device, prompt_tokens, num_tokens)
     split = decoder(bits=4, ortho=True)
     arms = {"bf16": decoder(bits=None), "int4": decoder(bits=4), "int3": decoder(bits=3)}
@@ -110,6 +114,8 @@ def measure(
     prompt = torch.randint(0, shape.vocabulary, (prompt_tokens,)).tolist()
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in turns}
     for number in range(num_rounds + 1):
+        if number % 5 == 0:
+            say(f"our arms: round {number} of {num_rounds}, the first warms up")
         for name in list(turns) if number % 2 == 0 else list(turns)[::-1]:
             one, alpha = turns[name]
             if one is split:
@@ -127,6 +133,7 @@ def measure(
         "shape": vars(shape),
         "prompt_tokens": prompt_tokens,
         "tokens_per_round": num_tokens,
+        "with_peers_path": peers_path is not None and bool(peers),
     }
     for found in measure_peers(
         lambda: _round(arms["int4"], prompt, num_tokens, device),
@@ -139,7 +146,7 @@ def measure(
             peers_path=None if peers_path is None else str(peers_path.resolve()),
         ),
         peers,
-        num_rounds=num_rounds,
+        num_rounds=min(num_rounds, PEER_ROUNDS),
         limit_seconds=peer_seconds,
         cap_gib=CAP_GIB,
     ):
@@ -161,28 +168,40 @@ def _round(decoder: Any, prompt: list[int], num_tokens: int, device: Any) -> dic
     return {"prefill_ms": 1e3 * prefill, "ms_per_token": 1e3 * decode / num_tokens}
 
 
-def _peak(decoder: Callable[..., Any], device: Any, prompt_tokens: int, num_tokens: int) -> dict[str, float]:
-    """GiB allocated at most while an INT4 model is made, reads its prompt and decodes, under the cap."""
+def _peak(decoder: Callable[..., Any], device: Any, prompt_tokens: int, num_tokens: int) -> dict[str, Any]:
+    """GiB allocated at most while an INT4 model is made, reads its prompt and decodes, under the cap; or
+    {"failed": words}."""
     import torch
 
     if device.type != "cuda":
         return {}
     total = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.set_per_process_memory_fraction(CAP_GIB * 2**30 / total, device)
+    try:
+        return _generation_peak(decoder, device, prompt_tokens, num_tokens)
+    except RuntimeError as problem:  # memory that ran out, too: a result, and no reason to measure no more
+        say(f"failed: {in_one_line(problem)}")
+        return {"failed": in_one_line(problem)}
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _generation_peak(
+    decoder: Callable[..., Any], device: Any, prompt_tokens: int, num_tokens: int
+) -> dict[str, float]:
+    import torch
+
     torch.cuda.reset_peak_memory_stats(device)
     one = decoder(bits=4, embedding_on_cpu=True)
     token = int(one.prefill([1] * prompt_tokens).argmax())
     for _ in range(num_tokens):
         token = int(one.step(token).argmax())
-    found = {
+    return {
         "allocated_gib": torch.cuda.max_memory_allocated(device) / 2**30,
         "reserved_gib": torch.cuda.max_memory_reserved(device) / 2**30,
     }
-    del one
-    gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(1.0, device)
-    return found
 
 
 def _bandwidth(device: Any) -> float:
@@ -245,10 +264,16 @@ def figures(measured: dict[str, Any]) -> list[dict[str, Any]]:
         for name, one, less, unit, note in rows
     ]
     if measured["peak"]:
-        value = measured["peak"]["allocated_gib"]
-        note = f"embedding on the CPU, allocator held to {CAP_GIB} GiB"
-        found.append(_figure("peak_allocated_gib_8b_512", value, value, value, 1, "GiB", note))
+        found.append(_peak_figure(measured["peak"]))
     return found + [_peer_figure(row) for row in peer_rows(measured["peers"])]
+
+
+def _peak_figure(peak: dict[str, Any]) -> dict[str, Any]:
+    name, note = "peak_allocated_gib_8b_512", f"embedding on the CPU, allocator held to {CAP_GIB} GiB"
+    if "failed" in peak:
+        return _figure(name, None, None, None, 0, "GiB", f"{note}: {peak['failed']}")
+    value = peak["allocated_gib"]
+    return _figure(name, value, value, value, 1, "GiB", note)
 
 
 def _peer_figure(row: Row) -> dict[str, Any]:
@@ -297,7 +322,7 @@ def receipt(measured: dict[str, Any], commit: str) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "area": AREA,
-        "command": " ".join(["python", "benchmarks/decode_8b.py", *sys.argv[1:]]),
+        "command": _command(measured),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": commit,
         "device": device,
@@ -306,6 +331,11 @@ def receipt(measured: dict[str, Any], commit: str) -> dict[str, Any]:
         "figures": figures(measured),
         "raw": measured,
     }
+
+
+def _command(measured: dict[str, Any]) -> str:
+    """Without the folder's own name, which says nothing elsewhere."""
+    return "python benchmarks/decode_8b.py" + (" --peers-path FOLDER" if measured["with_peers_path"] else "")
 
 
 def _commit() -> str:

@@ -49,6 +49,7 @@ def random_llama(
             made = linear(module, weight_OI) if with_head or name != "lm_head" else _dense(module, weight_OI)
             parent, _, own_name = name.rpartition(".")
             setattr(network.get_submodule(parent), own_name, made)
+            del weight_OI, made  # else they live on while the next, the head at last, is made
         elif isinstance(module, nn.Embedding):
             module.weight = _frozen(_random(module.weight.shape, device, dtype))
         elif list(module.parameters(recurse=False)):

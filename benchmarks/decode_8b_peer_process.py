@@ -169,7 +169,11 @@ class Captured:
         self._rewind(0)
         for _ in range(3):  # compiles and tunes
             self._step()
+        if is_compiled:
+            _check_one_graph()
         if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self._device)  # dense weights and tuning are not decoding
             self._capture()
         self._read_prompt()
 
@@ -232,14 +236,18 @@ class Captured:
 
 
 def _facts(task: Task) -> dict[str, Any]:
-    import torch
-
     package = task.kind.partition("+")[0].removesuffix("-double")
-    counters = torch._dynamo.utils.counters if task.kind.endswith("+compiled") else {}
-    return {
-        "versions": {name: version(name) for name in (package, "transformers")},
-        "num_graph_breaks": sum(counters.get("graph_break", {}).values()),
-    } | _memory(task)
+    return {"versions": {name: version(name) for name in (package, "transformers")}} | _memory(task)
+
+
+def _check_one_graph() -> None:
+    """A step that torch compiled in pieces or not at all is not what the figure's name says."""
+    from torch._dynamo.utils import counters
+
+    num_graphs, num_breaks = counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
+    if num_breaks or not num_graphs:
+        reasons = "; ".join(counters["graph_break"])
+        raise RuntimeError(f"torch.compile made {num_graphs} graphs with {num_breaks} breaks: {reasons}")
 
 
 def _memory(task: Task) -> dict[str, float]:
