@@ -90,8 +90,8 @@ CAPPED = {
 NOT_REACHED = {"failed": "not reached", "kind": "NotReached", "stage": ""}
 _SECONDS_TO_END = 20.0
 _CAPPED_NOTE = (
-    "1: it runs under the cap, 0: memory runs out. Embedding and head in bf16 on the card, 1.96 GiB; ours has "
-    "the embedding on the CPU and an INT4 head"
+    "1: it runs under the cap, 0: memory runs out. Embedding and head in bf16 on the card, 1.96 GiB; ours "
+    "has the embedding on the CPU and an INT4 head"
 )
 
 

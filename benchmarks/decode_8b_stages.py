@@ -1,4 +1,4 @@
-"""What the benchmark is doing, a line a stage on stderr: a run that hangs or is cut off shows where it was."""
+"""What the benchmark is doing, a line a stage on stderr: a run that is cut off shows where it was."""
 
 from __future__ import annotations
 
