@@ -33,13 +33,17 @@ def test_a_tiny_model_is_split_in_two_processes_times(
     runs = json.loads((tmp_path / "measured.json").read_text())
     assert [run["finished"] for run in runs] == [False, True]
     assert [len(run["layers"]) for run in runs] == [1, 3]
-    plan = script._plan(tmp_path, "rtn")
+    plan = script._plan(runs[-1])
     assert plan.workload.splitting.layers_from == "disk"
     figures = {one["name"]: one for one in script.receipt(runs, plan, None)["figures"]}
     assert figures["split_8b_minutes"]["value"] == pytest.approx(sum(run["seconds"] for run in runs) / 60)
     assert figures["split_8b_minutes"]["note"].startswith("2 processes")
     assert 0.1 < figures["split_8b_host_peak_gib"]["value"] < 6
     assert "split_8b_device_peak_gib" not in figures  # no card, no figure
+    script._write_receipt(tmp_path / "measured.json", "abc", tmp_path / "again")
+    (again,) = (tmp_path / "again").glob("split-8b-*.json")
+    written_again = json.loads(again.read_text())
+    assert (written_again["commit"], written_again["date"]) == ("abc", runs[-1]["date"])
 
 
 def test_the_shape_is_that_of_the_catalogue(tmp_path: Path) -> None:
