@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
-script = importlib.import_module("decode_8b")
+script = importlib.import_module("decode_8b_receipt")
 peers = importlib.import_module("decode_8b_peers")
 process = importlib.import_module("decode_8b_peer_process")
 models = importlib.import_module("decode_8b_peer_models")
