@@ -104,6 +104,8 @@ def test_bad_input(split: Path, capsys: pytest.CaptureFixture, more: list[str], 
 def test_a_folder_that_is_no_split(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert run(["chat", str(tmp_path), "--prompt", "x"]) == 2
     assert "not a split" in capsys.readouterr().err
+    assert run(["chat", str(tmp_path / "nowhere"), "--prompt", "x"]) == 2
+    assert "no such folder" in capsys.readouterr().err
 
 
 def test_without_a_template_only_raw_works(tmp_path: Path) -> None:

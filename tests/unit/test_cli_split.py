@@ -26,7 +26,8 @@ from sixgig.layers.split_linear import set_alpha
 from sixgig.load.artifact import open_base, open_split
 from sixgig.load.container import ModelTensors
 from sixgig.load.loaded import LoadedModel, linear_layers, load
-from sixgig.transform.split_model import SplitSettings, private_sequences, require_same_elsewhere
+from sixgig.transform.same_elsewhere import require_same_elsewhere
+from sixgig.transform.split_model import SplitSettings, private_sequences
 
 SECRET = "4821-zq"
 ROWS = (

@@ -249,6 +249,14 @@ def _opened(folder: Path, device: str, kernels: str) -> LoadedModel:
     dtype, device = (torch.float32, device) if is_reference else (torch.bfloat16, "cpu")
     if is_base(folder):
         return open_base(folder, device=device, dtype=dtype)
+    if not folder.exists():
+        raise InputError(
+            "no such folder",
+            expected="a folder that sixgig split made, or its base/",
+            where=str(folder),
+            todo="look at the path; for a plain model by its name, add --no-quantization or "
+            "--quantization-bits 4 or 8",
+        )
     if not is_split(folder):
         raise InputError(
             "not a split",

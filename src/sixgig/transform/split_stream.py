@@ -25,6 +25,7 @@ from ..load.loaded import linear_layers
 from ..load.tensor_reader import TensorReader
 from .layer_walk import LayerWalk, WalkedLayer, empty_model
 from .rounding import round_weight
+from .same_elsewhere import require_same_elsewhere
 from .sieve import Evidence, InputStatistics, Sieve
 from .split import (
     PUBLIC,
@@ -44,7 +45,6 @@ from .split_model import (
     private_sequences,
     public_windows,
     refuse_biases,
-    require_same_elsewhere,
 )
 from .split_work import FinishedParts, SplitWork
 
