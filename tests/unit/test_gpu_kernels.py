@@ -52,7 +52,7 @@ def test_large_products_are_no_worse_than_their_plain_twin(
         own = torch.empty(num_rows, num_out, dtype=dtype, device=DEVICE)
         product(x_MI, own)
         assert torch.equal(own, y_MO.to(dtype))
-    assert not workspace.counters.any()
+    assert workspace.is_at_rest
 
 
 @pytest.mark.parametrize("max_helpers", [7, 264])
@@ -68,7 +68,7 @@ def test_programs_that_race_give_the_same_bits_every_time(max_helpers: int) -> N
     alpha.zero_()
     alone, _, _ = make_product(base, None, torch.bfloat16, launch)
     assert torch.equal(in_fp32(product, x_MI, 4096), in_fp32(alone, x_MI, 4096))
-    assert not workspace.counters.any()
+    assert workspace.is_at_rest
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -51,11 +51,14 @@ class FusedStep:
 
     def reset(self) -> None:
         self.position_1.zero_()
-        self._workspace.counters.zero_()  # should a launch ever have been broken off
+        self._workspace.reset()  # should a launch ever have been broken off
+        self._attention_scratch[-1].zero_()
 
     def launch(self, *, with_ortho: bool) -> None:
         """From the token, or its row of the embedding, to logits, likeliest token and next position."""
         model = self._model
+        if with_ortho:
+            self._workspace.empty_inner()
         gains = [*(layer.attention_gain_D for layer in model.layers), model.final_gain_D]
         self._embed(gains[0])
         num_parts = self._products[0][3].num_row_blocks
@@ -177,14 +180,14 @@ class FusedStep:
         before, between = self._squares
         eps = self._model.eps
         factor = NormFactor(squares=before, num_parts=num_parts, eps=eps)
-        qkv(self._input_1D, self._qkv_1O, norm=factor, with_ortho=ortho)
+        qkv(self._input_1D, self._qkv_1O, norm=factor, with_ortho=ortho, is_emptied=True)
         self._attend(index)
         residual = Residual(stream_MO=self._stream_1D, gain_O=layer.mlp_gain_D, squares=between)
-        out(self._attended_1O, self._input_1D, residual=residual, with_ortho=ortho)
+        out(self._attended_1O, self._input_1D, residual=residual, with_ortho=ortho, is_emptied=True)
         factor = NormFactor(squares=between, num_parts=out.num_row_blocks, eps=eps)
-        gate_up(self._input_1D, self._channels_1C, norm=factor, with_ortho=ortho)
+        gate_up(self._input_1D, self._channels_1C, norm=factor, with_ortho=ortho, is_emptied=True)
         residual = Residual(stream_MO=self._stream_1D, gain_O=next_gain_D, squares=before)
-        down(self._channels_1C, self._input_1D, residual=residual, with_ortho=ortho)
+        down(self._channels_1C, self._input_1D, residual=residual, with_ortho=ortho, is_emptied=True)
 
     def _attend(self, index: int) -> None:
         model = self._model

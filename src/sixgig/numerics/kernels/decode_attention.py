@@ -34,6 +34,19 @@ def _rotated(ptr, first, cos, sin, row_mask, HEAD: tl.constexpr, PADDED: tl.cons
 
 
 @triton.jit
+def _cached(
+    keys_ptr, values_ptr, first, start, end, HEAD: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr
+):  # fmt: skip
+    """A head's keys [D, TILE] and values [TILE, D] from position `start` on, and nothing from `end` on."""
+    t = start + tl.arange(0, TILE)
+    d = tl.arange(0, PADDED)
+    wanted = (t < end)[:, None] & (d < HEAD)[None, :]
+    at = first + t[:, None] * HEAD + d[None, :]
+    key = tl.load(keys_ptr + at, mask=wanted, other=0.0)
+    return tl.trans(key), tl.load(values_ptr + at, mask=wanted, other=0.0)
+
+
+@triton.jit
 def decode_attention_kernel(
     qkv_ptr, cos_ptr, sin_ptr, keys_ptr, values_ptr, position_ptr, out_ptr,
     sums_ptr, peaks_ptr, parts_ptr, counters_ptr,
@@ -49,10 +62,14 @@ def decode_attention_kernel(
     inside = d < HEAD
     cos = tl.load(cos_ptr + position * HEAD + d, mask=inside, other=0.0).to(tl.float32)
     sin = tl.load(sin_ptr + position * HEAD + d, mask=inside, other=0.0).to(tl.float32)
+    # What lies in the cache is asked for before anything is waited for.
+    cache = head * context * HEAD
+    chunk = tl.cdiv(tl.cdiv(position, SPLIT), TILE) * TILE
+    end = min(share * chunk + chunk, position)
+    key_T, value_T = _cached(keys_ptr, values_ptr, cache, share * chunk, end, HEAD, PADDED, TILE)
     row = tl.arange(0, 16)
     in_group = row < GROUP
     q = _rotated(qkv_ptr, (head * GROUP + row) * HEAD, cos, sin, in_group, HEAD, PADDED, DTYPE)
-    cache = head * context * HEAD
     num_heads = num_kv_heads * GROUP
     peak = tl.full((16,), float("-inf"), tl.float32)
     total = tl.zeros((16,), tl.float32)
@@ -71,14 +88,8 @@ def decode_attention_kernel(
         peak = tl.sum(q.to(tl.float32) * own_key[None, :], axis=1) * scale
         total += 1.0
         sums += value.to(tl.float32)[None, :]
-    chunk = tl.cdiv(tl.cdiv(position, SPLIT), TILE) * TILE
-    for start in range(share * chunk, min(share * chunk + chunk, position), TILE):
-        t = start + tl.arange(0, TILE)
-        known = t < position
-        key_T = tl.load(keys_ptr + cache + t[None, :] * HEAD + d[:, None],
-                        mask=known[None, :] & inside[:, None], other=0.0)  # fmt: skip
-        value_T = tl.load(values_ptr + cache + t[:, None] * HEAD + d[None, :],
-                          mask=known[:, None] & inside[None, :], other=0.0)  # fmt: skip
+    for start in range(share * chunk, end, TILE):
+        known = start + tl.arange(0, TILE) < end
         scores = product_of_tiles(q, key_T, tl.zeros((16, TILE), tl.float32)) * scale
         scores = tl.where(known[None, :], scores, float("-inf"))
         new_peak = tl.maximum(peak, tl.max(scores, axis=1))
@@ -87,6 +98,8 @@ def decode_attention_kernel(
         total = total * fade + tl.sum(weights, axis=1)
         sums = product_of_tiles(weights.to(DTYPE), value_T, sums * fade[:, None])
         peak = new_peak
+        if start + TILE < end:
+            key_T, value_T = _cached(keys_ptr, values_ptr, cache, start + TILE, end, HEAD, PADDED, TILE)
     part = head * SPLIT + share
     tl.store(peaks_ptr + part * 16 + row, peak)
     tl.store(sums_ptr + part * 16 + row, total)

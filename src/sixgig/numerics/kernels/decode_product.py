@@ -2,11 +2,11 @@
 launch.
 
 Of the launch's programs the first `num_helpers` work on the Ortho part, and leave at once where alpha is 0:
-they multiply rows of V and slots of S with the activations and put the results into scratch memory. All
+they multiply rows of V and slots of S with the activations and leave the results (see `exchange`). All
 others share the Base: `split` programs for each block of rows, each with its share of the columns. The
-program of a block that finishes last adds up what the others left, in fixed order, waits for the helpers,
-adds alpha times their part, and writes. So no sum depends on which program was quicker, and alpha = 0 and 1
-are the same launch: alpha is read from device memory, and a captured graph need not be captured again.
+program of a block that finishes last adds up what the others left, in fixed order, and alpha times the
+helpers' part, and writes. So no sum depends on which program was quicker, and alpha = 0 and 1 are the same
+launch: alpha is read from device memory, and a captured graph need not be captured again.
 
 Nobody waits for a program that has not started, as long as programs start in the order of their numbers,
 which GPUs do though nothing promises it: helpers have the lowest numbers and wait for nobody themselves.
@@ -25,6 +25,7 @@ import triton
 import triton.language as tl
 
 from .codes import centred, grid, plane, product_of_tiles
+from .exchange import empty, leave, look
 
 
 @triton.jit
@@ -96,12 +97,12 @@ def _inner_share(
         at = x_ptr + m[:, None] * num_in + column[None, :]
         x = tl.load(at, mask=inside[None, :] & (m[:, None] < num_rows), other=0.0).to(tl.float32)
         sums += tl.sum(x * v[None, :], axis=1)
-    tl.store(inner_ptr + (part * 16 + m) * rank + component, sums)
+    leave(inner_ptr + (part * 16 + m) * rank + component, sums, m < num_rows)
 
 
 @triton.jit
 def _sparse_share(
-    x_ptr, columns_ptr, values_ptr, kept_ptr, tile, num_slots, num_in, num_rows,
+    x_ptr, columns_ptr, values_ptr, kept_ptr, tile, num_slots, num_used, num_in, num_rows,
     TILE: tl.constexpr, ENTRIES: tl.constexpr,
 ):  # fmt: skip
     """TILE slots of S, each with ENTRIES entries of one row, times the activations, into kept[M, slots]."""
@@ -111,48 +112,104 @@ def _sparse_share(
     value = tl.load(values_ptr + entry).to(tl.float32)
     for m in range(num_rows):
         x = tl.load(x_ptr + m * num_in + column).to(tl.float32)
-        tl.store(kept_ptr + m * num_slots + slot, tl.sum(value * x, axis=1))
+        leave(kept_ptr + m * num_slots + slot, tl.sum(value * x, axis=1), slot < num_used)
 
 
 @triton.jit
-def _ortho_sum(
+def _kept_sums(
+    kept_ptr, first, last, start, num_slots, num_rows,
+    BLOCK_O: tl.constexpr, SLOTS: tl.constexpr, LOOK: tl.constexpr,
+):  # fmt: skip
+    """(sums over up to LOOK slots of each row from slot `start` of the row on [BLOCK_O, SLOTS], missing)."""
+    m = tl.arange(0, SLOTS)
+    slot = first[:, None] + start + tl.arange(0, LOOK)[None, :]
+    mine = slot < last[:, None]
+    sums = tl.zeros((BLOCK_O, SLOTS), tl.float32)
+    lacking = tl.zeros((BLOCK_O, LOOK), tl.int32)
+    for row in range(num_rows):
+        kept, lacks = look(kept_ptr + row * num_slots + slot, mine)
+        sums += tl.where(m[None, :] == row, tl.sum(kept, axis=1)[:, None], 0.0)
+        lacking |= lacks
+    return sums, tl.max(lacking)
+
+
+@triton.jit
+def _empty_kept(kept_ptr, first, last, start, num_slots, num_rows, LOOK: tl.constexpr):
+    slot = first[:, None] + start + tl.arange(0, LOOK)[None, :]
+    for row in range(num_rows):
+        empty(kept_ptr + row * num_slots + slot, slot < last[:, None])
+
+
+@triton.jit
+def _inner_sums(at, stride, wanted, NUM_SLICES: tl.constexpr):
+    """(V x of all slices of the columns; missing)."""
+    inner, lacking = look(at, wanted)
+    for part in tl.static_range(1, NUM_SLICES):
+        sums, lacks = look(at + part * stride, wanted)
+        inner += sums
+        lacking |= lacks
+    return inner, tl.max(lacking)
+
+
+@triton.jit
+def _joined(
+    own, partial_at, wanted, alpha,
     inner_ptr, up_ptr, kept_ptr, starts_ptr, segment_ptr, row_block, rows, row_mask,
     rank, num_slots, num_rows,
-    RANK: tl.constexpr, NUM_SLICES: tl.constexpr, HAS_SPARSE: tl.constexpr, BLOCK_O: tl.constexpr,
-    SLOTS: tl.constexpr,
+    SPLIT: tl.constexpr, HAS_ORTHO: tl.constexpr, RANK: tl.constexpr, NUM_SLICES: tl.constexpr,
+    HAS_SPARSE: tl.constexpr, BLOCK_O: tl.constexpr, SLOTS: tl.constexpr, LOOK: tl.constexpr,
 ):  # fmt: skip
-    """What the helpers left for one block of rows: (S + U V) x, fp32 [BLOCK_O, SLOTS]."""
+    """The block's sums of all shares plus alpha (S + U V) x, [BLOCK_O, SLOTS]; `own` where there is one share.
+
+    All of it is asked for at once; what the helpers had not left by then, again until it is there.
+    """
     m = tl.arange(0, SLOTS)
-    total = tl.zeros((BLOCK_O, SLOTS), tl.float32)
-    if RANK > 0:
-        r = tl.arange(0, RANK)
-        segment = tl.load(segment_ptr + row_block)
-        inner = tl.zeros((RANK, SLOTS), tl.float32)
-        for part in tl.static_range(NUM_SLICES):
-            inner_at = inner_ptr + (part * 16 + m[None, :]) * rank + segment + r[:, None]
-            inner += tl.load(inner_at, mask=m[None, :] < num_rows, other=0.0, cache_modifier=".cg")
-        up = tl.load(up_ptr + rows[:, None] * RANK + r[None, :], mask=row_mask[:, None], other=0.0)
-        total = tl.dot(up.to(tl.float32), inner, total, input_precision="tf32")
-    if HAS_SPARSE:
-        first = tl.load(starts_ptr + rows, mask=row_mask, other=0)
-        last = tl.load(starts_ptr + rows + 1, mask=row_mask, other=0)
-        for start in range(0, tl.max(last - first), 16):
-            slot = first[:, None] + start + tl.arange(0, 16)[None, :]
-            for row in range(num_rows):
-                kept_at = kept_ptr + row * num_slots + slot
-                kept = tl.load(kept_at, mask=slot < last[:, None], other=0.0, cache_modifier=".cg")
-                total += tl.where(m[None, :] == row, tl.sum(kept, axis=1)[:, None], 0.0)
+    if HAS_ORTHO:
+        # 0 times an overflow is no number: at alpha 0 nothing of the Ortho part may be touched.
+        on = 0
+        if alpha != 0.0:
+            on = 1
+        if HAS_SPARSE:
+            first = tl.load(starts_ptr + rows, mask=row_mask, other=0)
+            last = first + on * (tl.load(starts_ptr + rows + 1, mask=row_mask, other=0) - first)
+            kept, kept_missing = _kept_sums(
+                kept_ptr, first, last, 0, num_slots, num_rows, BLOCK_O, SLOTS, LOOK
+            )
+        if RANK > 0:
+            r = tl.arange(0, RANK)
+            inner_at = inner_ptr + m[None, :] * rank + tl.load(segment_ptr + row_block) + r[:, None]
+            inner_wanted = (m[None, :] < num_rows * on) & (r[:, None] >= 0)
+            up_wanted = row_mask[:, None] & (r[None, :] < RANK * on)
+            up = tl.load(up_ptr + rows[:, None] * RANK + r[None, :], mask=up_wanted, other=0.0)
+            inner, inner_missing = _inner_sums(inner_at, 16 * rank, inner_wanted, NUM_SLICES)
+    total = own
+    if SPLIT > 1:
+        total = tl.zeros((BLOCK_O, SLOTS), tl.float32)
+        for share in tl.static_range(SPLIT):
+            at = partial_at + share * 16 * BLOCK_O
+            total += tl.load(at, mask=wanted, other=0.0, cache_modifier=".cg")
+    if HAS_ORTHO and HAS_SPARSE:
+        while kept_missing != 0:
+            kept, kept_missing = _kept_sums(
+                kept_ptr, first, last, 0, num_slots, num_rows, BLOCK_O, SLOTS, LOOK
+            )
+        _empty_kept(kept_ptr, first, last, 0, num_slots, num_rows, LOOK)
+        for start in range(LOOK, tl.max(last - first), LOOK):  # the longer rows
+            more, lacking = _kept_sums(
+                kept_ptr, first, last, start, num_slots, num_rows, BLOCK_O, SLOTS, LOOK
+            )
+            while lacking != 0:
+                more, lacking = _kept_sums(
+                    kept_ptr, first, last, start, num_slots, num_rows, BLOCK_O, SLOTS, LOOK
+                )
+            kept += more
+            _empty_kept(kept_ptr, first, last, start, num_slots, num_rows, LOOK)
+        total += alpha * kept
+    if HAS_ORTHO and RANK > 0:
+        while inner_missing != 0:
+            inner, inner_missing = _inner_sums(inner_at, 16 * rank, inner_wanted, NUM_SLICES)
+        total += alpha * tl.dot(up.to(tl.float32), inner, input_precision="tf32")
     return total
-
-
-@triton.jit
-def _await_helpers(done_ptr, num_helpers, num_row_blocks):
-    """Returns when all helpers are done; the last block to pass sets both counters back to 0."""
-    while tl.atomic_add(done_ptr, 0, sem="acquire") < num_helpers:
-        pass
-    if tl.atomic_add(done_ptr + 1, 1, sem="acq_rel") == num_row_blocks - 1:
-        tl.store(done_ptr + 1, 0)
-        tl.store(done_ptr, 0)
 
 
 @triton.jit
@@ -209,8 +266,9 @@ def decode_product_kernel(
     EVEN_I: tl.constexpr, EVEN_O: tl.constexpr, EPILOGUE: tl.constexpr, NORM_PARTS: tl.constexpr,
     HAS_ORTHO: tl.constexpr, RANK: tl.constexpr, SLICE: tl.constexpr, NUM_SLICES: tl.constexpr,
     CHUNK: tl.constexpr, HAS_SPARSE: tl.constexpr, TILE: tl.constexpr, ENTRIES: tl.constexpr,
+    LOOK: tl.constexpr,
 ):  # fmt: skip
-    """See the module. Counters: one a block of rows, then helpers done, then blocks past the wait; all 0."""
+    """See the module. Counters: one a block of rows, all 0; `inner` and `kept`: places, all empty."""
     program = tl.program_id(0)
     num_row_blocks = tl.cdiv(num_out, BLOCK_O)
     alpha = 0.0
@@ -230,13 +288,12 @@ def decode_product_kernel(
             for task in range(helper, rank * NUM_SLICES, num_helpers):
                 _inner_share(x_ptr, down_ptr, inner_ptr, task, rank, num_in, num_rows, SLICE, CHUNK, ROWS)
             if HAS_SPARSE:
+                num_used = tl.load(starts_ptr + num_out)
                 for tile in range(helper, num_slots // TILE, num_helpers):
                     _sparse_share(
-                        x_ptr, columns_ptr, values_ptr, kept_ptr, tile, num_slots, num_in, num_rows,
+                        x_ptr, columns_ptr, values_ptr, kept_ptr, tile, num_slots, num_used, num_in, num_rows,
                         TILE, ENTRIES,
                     )  # fmt: skip
-            tl.debug_barrier()  # every thread's results are written before the program counts as done
-            tl.atomic_add(counters_ptr + num_row_blocks, 1, sem="release")
     else:
         rows = row_block * BLOCK_O + tl.arange(0, BLOCK_O)
         row_mask = rows < num_out
@@ -244,28 +301,25 @@ def decode_product_kernel(
             x_ptr, words_ptr, grids_ptr, rows, row_mask, first_block, last_block, num_in, num_out, num_rows,
             BITS, GROUP, BLOCK_O, DTYPE, SLOTS, EVEN_I, EVEN_O, STAGES,
         )  # fmt: skip
+        m = tl.arange(0, SLOTS)
+        o = tl.arange(0, BLOCK_O)
+        at = partial_ptr + (row_block * SPLIT * 16 + m[None, :]) * BLOCK_O + o[:, None]
+        wanted = (m[None, :] < num_rows) & (o[:, None] >= 0)
         is_last = True
         if SPLIT > 1:
-            m = tl.arange(0, SLOTS)
-            o = tl.arange(0, BLOCK_O)
-            at = partial_ptr + (row_block * SPLIT * 16 + m[None, :]) * BLOCK_O + o[:, None]
-            wanted = (m[None, :] < num_rows) & (o[:, None] >= 0)
             tl.store(at + share * 16 * BLOCK_O, y, mask=wanted)
             tl.debug_barrier()  # every thread's sums are written before the program counts as done
             is_last = tl.atomic_add(counters_ptr + row_block, 1, sem="acq_rel") == SPLIT - 1
-            if is_last:
-                tl.store(counters_ptr + row_block, 0)
-                y = tl.zeros((BLOCK_O, SLOTS), tl.float32)
-                for part in tl.static_range(SPLIT):
-                    y += tl.load(at + part * 16 * BLOCK_O, mask=wanted, other=0.0, cache_modifier=".cg")
         if is_last:
-            if HAS_ORTHO:
-                if alpha != 0.0:
-                    _await_helpers(counters_ptr + num_row_blocks, num_helpers, num_row_blocks)
-                    y += alpha * _ortho_sum(
-                        inner_ptr, up_ptr, kept_ptr, starts_ptr, segment_ptr, row_block, rows, row_mask,
-                        rank, num_slots, num_rows, RANK, NUM_SLICES, HAS_SPARSE, BLOCK_O, SLOTS,
-                    )  # fmt: skip
+            if SPLIT > 1:
+                tl.store(counters_ptr + row_block, 0)
+            if SPLIT > 1 or HAS_ORTHO:
+                y = _joined(
+                    y, at, wanted, alpha,
+                    inner_ptr, up_ptr, kept_ptr, starts_ptr, segment_ptr, row_block, rows, row_mask,
+                    rank, num_slots, num_rows,
+                    SPLIT, HAS_ORTHO, RANK, NUM_SLICES, HAS_SPARSE, BLOCK_O, SLOTS, LOOK,
+                )  # fmt: skip
             if NORM_PARTS > 0:
                 y *= _inverse_rms(norm_ptr, num_norm_parts, num_in, eps, NORM_PARTS, SLOTS)[None, :]
             _write(

@@ -36,6 +36,7 @@ class DenseProduct:
         norm: NormFactor | None = None,
         residual: Residual | None = None,
         with_ortho: bool = True,
+        is_emptied: bool = False,
     ) -> None:
         num_out, num_in = self._weight_OI.shape
         y_MO = torch.mm(x_MI, self._weight_OI.T)

@@ -51,6 +51,12 @@ class TiledOrtho:
         return len(self.values_Te)
 
     @property
+    def usual_slots(self) -> int:
+        """A power of two that the slots of most rows do not exceed, from 4 to 16."""
+        mean = self.num_slots / max(len(self.up_Ow), 1)
+        return min(16, max(4, 1 << int(1.5 * mean).bit_length()))
+
+    @property
     def num_bytes(self) -> int:
         return sum(value.nbytes for value in self._tensors().values())
 

@@ -7,6 +7,7 @@ token."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from .decode_product import decode_product_kernel
+from .exchange import EMPTY
 from .layout import TiledBase, block_columns
 from .ortho_layout import SLOT_ENTRIES, TILE_SLOTS, TiledOrtho
 
@@ -32,6 +34,8 @@ class Launch:
     num_warps: int = 4
     num_stages: int = 3
     max_helpers: int = 264
+    max_registers: int | None = None  # of a thread
+    look: int = 0
 
     @classmethod
     def for_shape(cls, num_out: int) -> Launch:
@@ -61,25 +65,50 @@ class Residual:
 
 
 class Workspace:
-    """Scratch memory and counters that all products of one device share: launches come one after another."""
+    """Scratch memory, counters and places of the exchange that products of one device share: launches come
+    one after another. All room is asked for before the first launch, since graphs keep addresses.
+
+    The helpers' sums with V are read by every block of rows and emptied by none, so that each product has its
+    own places for them and the host empties all at once.
+    """
 
     def __init__(self, device: torch.device | str) -> None:
         self.device = torch.device(device)
-        self._sizes = {"partial": 1, "counters": 2, "inner": 1, "kept": 1}
+        self._sizes = {"partial": 1, "counters": 1, "inner": 0, "kept": 1}
         self._tensors: dict[str, Tensor] = {}
 
-    def reserve(self, **num_elements: int) -> None:
-        """Room for one product. All reserving comes before the first launch, since graphs keep addresses."""
+    def reserve(self, *, partial: int, counters: int, kept: int, inner: int) -> slice:
+        """Room for one product, in elements; where its sums with V lie in `inner`."""
         assert not self._tensors
-        for name, count in num_elements.items():
+        for name, count in (("partial", partial), ("counters", counters), ("kept", kept)):
             self._sizes[name] = max(self._sizes[name], count)
+        first = self._sizes["inner"]
+        self._sizes["inner"] += inner
+        return slice(first, first + inner)
+
+    def empty_inner(self) -> None:
+        self.inner.fill_(EMPTY)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Everything is as a launch must find it."""
+        return not self.counters.any() and bool((self.kept == EMPTY).all())
+
+    def reset(self) -> None:
+        """Should a launch have been broken off."""
+        self.counters.zero_()
+        self.kept.fill_(EMPTY)
 
     def __getattr__(self, name: str) -> Tensor:
         if name.startswith("_") or name not in self._sizes:
             raise AttributeError(name)
         if name not in self._tensors:
-            dtype = torch.int32 if name == "counters" else torch.float32
-            self._tensors[name] = torch.zeros(self._sizes[name], dtype=dtype, device=self.device)
+            make: dict[str, Any] = {"dtype": torch.int32, "device": self.device}
+            if name == "partial":
+                self._tensors[name] = torch.empty(self._sizes[name], device=self.device)
+            else:
+                first = 0 if name == "counters" else EMPTY
+                self._tensors[name] = torch.full((self._sizes[name],), first, **make)
         return self._tensors[name]
 
 
@@ -117,11 +146,11 @@ class DecodeProduct:
         partial = self.num_row_blocks * self._split * MAX_ROWS * launch.block_rows
         inner = 0 if ortho is None else self._num_slices * MAX_ROWS * ortho.num_components
         kept = 0 if ortho is None else ortho.num_slots * MAX_ROWS
-        workspace.reserve(
+        self._inner = workspace.reserve(
             partial=partial if self._split > 1 else 1,
-            counters=self.num_row_blocks + 2,
-            inner=max(inner, 1),
+            counters=self.num_row_blocks,
             kept=max(kept, 1),
+            inner=inner,
         )
 
     @property
@@ -137,11 +166,13 @@ class DecodeProduct:
         norm: NormFactor | None = None,
         residual: Residual | None = None,
         with_ortho: bool = True,
+        is_emptied: bool = False,
     ) -> None:
         """Writes `out`: y [M, O]; for "residual" the stream times gain [M, O]; for "swiglu" [M, O / 2].
 
         `x_MI` and, but for a plain epilogue, `out` are contiguous and of the Base's activation type. Without
-        Ortho part the launch is that of a Base alone, the same to the bit.
+        Ortho part the launch is that of a Base alone, the same to the bit. `is_emptied`: the workspace's
+        inner sums were emptied since this product's last launch; else its own are now.
         """
         base, launch, scratch = self.base, self._launch, self._workspace
         ortho = self.ortho if with_ortho else None
@@ -152,6 +183,9 @@ class DecodeProduct:
         assert x_MI.is_contiguous()
         assert out.is_contiguous()
         unused = scratch.partial
+        inner = scratch.inner[self._inner] if ortho is not None else unused
+        if ortho is not None and not is_emptied:
+            inner.fill_(EMPTY)
         decode_product_kernel[(num_helpers + self.num_row_blocks * self._split,)](
             x_MI,
             base.words_NPOW,
@@ -175,7 +209,7 @@ class DecodeProduct:
             unused if ortho is None else ortho.down_RI,
             unused if ortho is None else ortho.up_Ow,
             unused if ortho is None else ortho.segments_B,
-            scratch.inner,
+            inner,
             0 if ortho is None else ortho.num_slots,
             unused if ortho is None else ortho.starts_O,
             unused if ortho is None else ortho.columns_Te,
@@ -190,6 +224,7 @@ class DecodeProduct:
             SPLIT=self._split,
             STAGES=launch.num_stages,
             num_warps=launch.num_warps,
+            **({} if launch.max_registers is None else {"maxnreg": launch.max_registers}),
             EVEN_I=base.num_in % block_columns(base.bits) == 0,
             EVEN_O=base.num_out % launch.block_rows == 0,
             EPILOGUE=self._epilogue,
@@ -202,4 +237,5 @@ class DecodeProduct:
             HAS_SPARSE=ortho is not None and ortho.num_slots > 0,
             TILE=TILE_SLOTS,
             ENTRIES=SLOT_ENTRIES,
+            LOOK=4 if ortho is None else launch.look or ortho.usual_slots,
         )
