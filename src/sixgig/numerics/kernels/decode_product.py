@@ -34,7 +34,7 @@ def _base_share(
     EVEN_I: tl.constexpr, EVEN_O: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """The Base times x over blocks of columns [first_block, last_block): fp32 [BLOCK_O, SLOTS]."""
-    WIDTH: tl.constexpr = 64 if BITS == 4 or BITS == 8 else 32
+    WIDTH: tl.constexpr = 16 if BITS == 3 else 32 if BITS == 2 else 64
     PARTS: tl.constexpr = 3 if BITS == 3 else 4 if BITS == 8 else 1
     PLANES: tl.constexpr = 16 if BITS == 3 else 8 if BITS == 2 else 4
     GROUPS: tl.constexpr = PLANES * WIDTH // GROUP

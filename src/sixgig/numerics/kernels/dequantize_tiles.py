@@ -19,7 +19,7 @@ def dequantize_tiles_kernel(
 
     Program (b, n): BLOCK_O rows of block n of columns.
     """
-    WIDTH: tl.constexpr = 64 if BITS == 4 or BITS == 8 else 32
+    WIDTH: tl.constexpr = 16 if BITS == 3 else 32 if BITS == 2 else 64
     PARTS: tl.constexpr = 3 if BITS == 3 else 4 if BITS == 8 else 1
     PLANES: tl.constexpr = 16 if BITS == 3 else 8 if BITS == 2 else 4
     GROUPS: tl.constexpr = PLANES * WIDTH // GROUP
