@@ -24,7 +24,7 @@ Legend: M rows of activations (at most 16), O out features, I in features.
 import triton
 import triton.language as tl
 
-from .codes import centred, grid, plane, product_of_tiles
+from .codes import grid, product_of_tiles, steps_of_plane
 
 
 @triton.jit
@@ -60,8 +60,9 @@ def _base_share(
                     codes = _load_rows(at + part * num_out * WIDTH, row_mask, EVEN_O)
                     steps = (codes.to(tl.float32) - offset.to(tl.float32)[:, None]).to(DTYPE)
                 else:
-                    codes = plane(first, second, third, group * (PLANES // GROUPS) + index, BITS, DTYPE)
-                    steps = centred(codes, offset, DTYPE)
+                    steps = steps_of_plane(
+                        first, second, third, offset, group * (PLANES // GROUPS) + index, BITS, DTYPE
+                    )
                 column = (block * PLANES + group * (PLANES // GROUPS) + index) * WIDTH + word
                 wanted = m[None, :] < num_rows
                 if not EVEN_I:

@@ -7,7 +7,7 @@ How many rows is the caller's choice: memory against the size of the dense produ
 import triton
 import triton.language as tl
 
-from .codes import centred, grid, plane
+from .codes import grid, steps_of_plane
 
 
 @triton.jit
@@ -44,8 +44,9 @@ def dequantize_tiles_kernel(
                 codes = tl.load(at + part * num_out * WIDTH, mask=inside[:, None], other=0)
                 steps = codes.to(tl.float32) - offset.to(tl.float32)[:, None]
             else:
-                codes = plane(first, second, third, group * (PLANES // GROUPS) + index, BITS, DTYPE)
-                steps = centred(codes, offset, DTYPE).to(tl.float32)
+                steps = steps_of_plane(
+                    first, second, third, offset, group * (PLANES // GROUPS) + index, BITS, DTYPE
+                ).to(tl.float32)
             column = (block * PLANES + group * (PLANES // GROUPS) + index) * WIDTH + word
             wanted = inside[:, None] & (column[None, :] < num_in)
             out_at = out_ptr + here[:, None] * num_in + column[None, :]
