@@ -117,6 +117,34 @@ def steps_of_plane(
 
 
 @triton.jit
+def _side_by_side(left, right):
+    """Two planes as one tile of twice as many columns: a matrix unit's operands stay in their registers."""
+    return tl.permute(tl.join(left, right), (0, 2, 1)).reshape(left.shape[0], 2 * left.shape[1])
+
+
+@triton.jit
+def _pair(first, second, third, offset, INDEX: tl.constexpr, BITS: tl.constexpr, DTYPE: tl.constexpr):
+    left = steps_of_plane(first, second, third, offset, INDEX, BITS, DTYPE)
+    return _side_by_side(left, steps_of_plane(first, second, third, offset, INDEX + 1, BITS, DTYPE))
+
+
+@triton.jit
+def strip(first, second, third, offset, INDEX: tl.constexpr, BITS: tl.constexpr, DTYPE: tl.constexpr):
+    """code - zero of 64 columns, [rows, 64]: one plane, two of 32 (2 bits) or four of 16 (3 bits).
+
+    `second` and `third` count for 3 bits alone (see `layout`).
+    """
+    if BITS == 4:
+        steps = steps_of_plane(first, second, third, offset, INDEX, BITS, DTYPE)
+    elif BITS == 2:
+        steps = _pair(first, second, third, offset, 2 * INDEX, BITS, DTYPE)
+    else:
+        left = _pair(first, second, third, offset, 4 * INDEX, BITS, DTYPE)
+        steps = _side_by_side(left, _pair(first, second, third, offset, 4 * INDEX + 2, BITS, DTYPE))
+    return steps
+
+
+@triton.jit
 def product_of_tiles(steps, x, total):
     """steps times x plus total, summed in fp32: products of two 8- or 11-bit significands are exact there."""
     if INTERPRETED:
