@@ -108,7 +108,7 @@ def random_model(
 def random_base(num_out: int, num_in: int, bits: int, group_size: int, device: torch.device) -> TiledBase:
     """Random codes in the kernels' form."""
     num_blocks = -(-num_in // block_columns(bits))
-    num_parts, width = {2: (1, 32), 3: (3, 32), 4: (1, 64), 8: (4, 64)}[bits]
+    num_parts, width = {2: (1, 32), 3: (3, 16), 4: (1, 64), 8: (4, 64)}[bits]
     dtype = torch.uint8 if bits == 8 else torch.int16
     limits = (0, 256) if bits == 8 else (-(2**15), 2**15)
     words = torch.randint(*limits, (num_blocks, num_parts, num_out, width), dtype=dtype, device=device)

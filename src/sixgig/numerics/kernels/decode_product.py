@@ -24,7 +24,7 @@ Legend: M rows of activations (at most 16), O out features, I in features.
 import triton
 import triton.language as tl
 
-from .codes import centred, grid, plane, product_of_tiles
+from .codes import grid, product_of_tiles, strip
 from .exchange import empty, leave, look
 
 
@@ -35,10 +35,10 @@ def _base_share(
     EVEN_I: tl.constexpr, EVEN_O: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """The Base times x over blocks of columns [first_block, last_block): fp32 [BLOCK_O, SLOTS]."""
-    WIDTH: tl.constexpr = 64 if BITS == 4 or BITS == 8 else 32
+    WIDTH: tl.constexpr = 16 if BITS == 3 else 32 if BITS == 2 else 64
     PARTS: tl.constexpr = 3 if BITS == 3 else 4 if BITS == 8 else 1
-    PLANES: tl.constexpr = 16 if BITS == 3 else 8 if BITS == 2 else 4
-    GROUPS: tl.constexpr = PLANES * WIDTH // GROUP
+    STRIPS: tl.constexpr = 4  # of 64 columns
+    GROUPS: tl.constexpr = STRIPS * 64 // GROUP
     word = tl.arange(0, WIDTH)
     m = tl.arange(0, SLOTS)
     total = tl.zeros((BLOCK_O, SLOTS), tl.float32)
@@ -55,15 +55,16 @@ def _base_share(
             packed = tl.load(grids_at) if EVEN_O else tl.load(grids_at, mask=row_mask, other=0)
             scale, offset = grid(packed, DTYPE)
             product = tl.zeros((BLOCK_O, SLOTS), tl.float32)
-            for index in tl.static_range(PLANES // GROUPS):
+            for index in tl.static_range(STRIPS // GROUPS):
                 if BITS == 8:
-                    part = group * (PLANES // GROUPS) + index
+                    part = group * (STRIPS // GROUPS) + index
                     codes = _load_rows(at + part * num_out * WIDTH, row_mask, EVEN_O)
                     steps = (codes.to(tl.float32) - offset.to(tl.float32)[:, None]).to(DTYPE)
                 else:
-                    codes = plane(first, second, third, group * (PLANES // GROUPS) + index, BITS, DTYPE)
-                    steps = centred(codes, offset, DTYPE)
-                column = (block * PLANES + group * (PLANES // GROUPS) + index) * WIDTH + word
+                    steps = strip(
+                        first, second, third, offset, group * (STRIPS // GROUPS) + index, BITS, DTYPE
+                    )
+                column = (block * STRIPS + group * (STRIPS // GROUPS) + index) * 64 + tl.arange(0, 64)
                 wanted = m[None, :] < num_rows
                 if not EVEN_I:
                     wanted = wanted & (column[:, None] < num_in)

@@ -7,7 +7,7 @@ How many rows is the caller's choice: memory against the size of the dense produ
 import triton
 import triton.language as tl
 
-from .codes import centred, grid, plane
+from .codes import grid, steps_of_plane
 
 
 @triton.jit
@@ -19,7 +19,7 @@ def dequantize_tiles_kernel(
 
     Program (b, n): BLOCK_O rows of block n of columns.
     """
-    WIDTH: tl.constexpr = 64 if BITS == 4 or BITS == 8 else 32
+    WIDTH: tl.constexpr = 16 if BITS == 3 else 32 if BITS == 2 else 64
     PARTS: tl.constexpr = 3 if BITS == 3 else 4 if BITS == 8 else 1
     PLANES: tl.constexpr = 16 if BITS == 3 else 8 if BITS == 2 else 4
     GROUPS: tl.constexpr = PLANES * WIDTH // GROUP
@@ -44,8 +44,9 @@ def dequantize_tiles_kernel(
                 codes = tl.load(at + part * num_out * WIDTH, mask=inside[:, None], other=0)
                 steps = codes.to(tl.float32) - offset.to(tl.float32)[:, None]
             else:
-                codes = plane(first, second, third, group * (PLANES // GROUPS) + index, BITS, DTYPE)
-                steps = centred(codes, offset, DTYPE).to(tl.float32)
+                steps = steps_of_plane(
+                    first, second, third, offset, group * (PLANES // GROUPS) + index, BITS, DTYPE
+                ).to(tl.float32)
             column = (block * PLANES + group * (PLANES // GROUPS) + index) * WIDTH + word
             wanted = inside[:, None] & (column[None, :] < num_in)
             out_at = out_ptr + here[:, None] * num_in + column[None, :]

@@ -7,7 +7,7 @@ matrix unit wants them, and a plane's activations lie side by side.
 
     bits  columns a block  parts of words  planes
     2     256              1 of 32         8 of 32
-    3     512              3 of 32         16 of 32   five codes a word, and the 16th plane from its top bit
+    3     256              3 of 16         16 of 16   five codes a word, and the 16th plane from its top bit
     4     256              1 of 64         4 of 64
     8     256              4 of 64 bytes   4 of 64    plain bytes, a part for each plane
 
@@ -32,6 +32,7 @@ from ..quantize import Quantized
 KERNEL_BITS = (2, 3, 4, 8)
 KERNEL_GROUPS = (64, 128)
 KERNEL_DTYPES = (torch.bfloat16, torch.float16)
+_PLANES = {2: (32, 8), 3: (16, 16), 4: (64, 4), 8: (64, 4)}  # width and number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,8 @@ class TiledBase:
 
 def block_columns(bits: int) -> int:
     """Columns of one block."""
-    return 512 if bits == 3 else 256
+    width, num_planes = _PLANES[bits]
+    return width * num_planes
 
 
 def tile_base(base: Quantized, dtype: torch.dtype) -> TiledBase:
@@ -116,8 +118,7 @@ def untile_base(tiled: TiledBase) -> Quantized:
 
 
 def _words(codes_NOC: Tensor, bits: int) -> Tensor:
-    width = 64 if bits in (4, 8) else 32
-    planes_NJOW = codes_NOC.unflatten(2, (-1, width)).transpose(1, 2).to(torch.int32)
+    planes_NJOW = codes_NOC.unflatten(2, _PLANES[bits][::-1]).transpose(1, 2).to(torch.int32)
     if bits == 8:
         return planes_NJOW.to(torch.uint8).contiguous()
     if bits == 3:

@@ -61,6 +61,7 @@ def dense_rows(
         GROUP=base.group_size,
         BLOCK_O=_BLOCK_ROWS,
         DTYPE=TRITON_TYPES[base.dtype],
+        num_warps=2 if base.bits == 3 else 4,  # so that a thread writes 16 bytes of a plane
     )
     if ortho is not None and ortho.num_slots:
         add_slots_kernel[(count,)](
