@@ -88,7 +88,7 @@ def interpreted_decoder(
     monkeypatch.setattr(fused_model_module, "ORTHO_BLOCK_ROWS", 32)
     monkeypatch.setattr("sixgig.runtime.fused_step._ATTENTION_SPLIT", 2)
     model: FusedModel = fused_model(as_loaded(network), dtype=dtype, head_bits=head_bits)
-    launches = {kind: Launch(block_rows=32, max_helpers=2) for kind in KINDS}
+    launches = {kind: Launch(block_rows=32, max_inner_helpers=2, max_sparse_helpers=1) for kind in KINDS}
     return FusedDecoder(model, context_tokens=context, launches=launches, capture=False)
 
 

@@ -29,7 +29,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 INTERPRETED = DEVICE.type == "cpu"
 DTYPES = [torch.float16, torch.bfloat16]
 OUT, IN = 70, 600  # no multiple of a block either way
-SMALL = Launch(block_rows=32, max_helpers=3)  # fewer helpers than tasks
+SMALL = Launch(block_rows=32, max_inner_helpers=2, max_sparse_helpers=2)  # fewer helpers than tasks
 UNIT = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}  # of the last place, relative
 
 

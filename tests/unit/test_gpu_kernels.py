@@ -59,7 +59,7 @@ def test_large_products_are_no_worse_than_their_plain_twin(
 def test_programs_that_race_give_the_same_bits_every_time(max_helpers: int) -> None:
     base = random_base(4096, 4096, bits=4, group_size=128)
     ortho = random_ortho(4096, 4096, rank=16, num_sparse=80_000)
-    launch = Launch(split=8, num_warps=2, max_helpers=max_helpers)
+    launch = Launch(split=8, num_warps=2, max_inner_helpers=max_helpers, max_sparse_helpers=max_helpers)
     product, alpha, workspace = make_product(base, ortho, torch.bfloat16, launch)
     x_MI = activations(1, 4096, torch.bfloat16)
     first = in_fp32(product, x_MI, 4096)

@@ -77,7 +77,8 @@ def test_any_number_of_helpers_gives_the_same_bits(max_helpers: int) -> None:
     base, ortho = random_base(48, 1100, bits=4, group_size=128), random_ortho(48, 1100, num_sparse=2000)
     x_MI = activations(2, 1100, torch.float16)
     found = []
-    for launch in (replace(SMALL, max_helpers=max_helpers), replace(SMALL, max_helpers=3)):
+    many = replace(SMALL, max_inner_helpers=max_helpers, max_sparse_helpers=max_helpers)
+    for launch in (many, SMALL):
         product, _, workspace = make_product(base, ortho, torch.float16, launch)
         found.append(in_fp32(product, x_MI, 48))
         assert workspace.is_at_rest

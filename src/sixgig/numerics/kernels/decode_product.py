@@ -102,18 +102,31 @@ def _inner_share(
 
 
 @triton.jit
-def _sparse_share(
-    x_ptr, columns_ptr, values_ptr, kept_ptr, tile, num_slots, num_used, num_in, num_rows,
-    TILE: tl.constexpr, ENTRIES: tl.constexpr,
-):  # fmt: skip
-    """TILE slots of S, each with ENTRIES entries of one row, times the activations, into kept[M, slots]."""
+def _entries(columns_ptr, values_ptr, tile, TILE: tl.constexpr, ENTRIES: tl.constexpr):
+    """Columns and values of TILE slots [TILE, ENTRIES]."""
     slot = tile * TILE + tl.arange(0, TILE)
     entry = slot[:, None] * ENTRIES + tl.arange(0, ENTRIES)[None, :]
-    column = tl.load(columns_ptr + entry).to(tl.int32)
-    value = tl.load(values_ptr + entry).to(tl.float32)
-    for m in range(num_rows):
-        x = tl.load(x_ptr + m * num_in + column).to(tl.float32)
-        leave(kept_ptr + m * num_slots + slot, tl.sum(value * x, axis=1), slot < num_used)
+    return tl.load(columns_ptr + entry), tl.load(values_ptr + entry)
+
+
+@triton.jit
+def _sparse_share(
+    x_ptr, columns_ptr, values_ptr, kept_ptr, first_tile, num_tiles, step, num_slots, num_used, num_in,
+    num_rows, TILE: tl.constexpr, ENTRIES: tl.constexpr,
+):  # fmt: skip
+    """Every `step`-th tile of TILE slots of S, each slot with ENTRIES entries of one row, times the
+    activations, into kept[M, slots]. The next tile is asked for before this one's activations."""
+    column, value = _entries(columns_ptr, values_ptr, min(first_tile, num_tiles - 1), TILE, ENTRIES)
+    for tile in range(first_tile, num_tiles, step):
+        next_tile = min(tile + step, num_tiles - 1)
+        next_column, next_value = _entries(columns_ptr, values_ptr, next_tile, TILE, ENTRIES)
+        slot = tile * TILE + tl.arange(0, TILE)
+        for m in range(num_rows):
+            x = tl.load(x_ptr + m * num_in + column.to(tl.int32)).to(tl.float32)
+            sums = tl.sum(value.to(tl.float32) * x, axis=1)
+            leave(kept_ptr + m * num_slots + slot, sums, slot < num_used)
+        column = next_column
+        value = next_value
 
 
 @triton.jit
@@ -153,10 +166,29 @@ def _inner_sums(at, stride, wanted, NUM_SLICES: tl.constexpr):
 
 
 @triton.jit
+def _own_ortho(
+    up_ptr, starts_ptr, segment_ptr, row_block, rows, row_mask,
+    RANK: tl.constexpr, HAS_SPARSE: tl.constexpr,
+):  # fmt: skip
+    """What a block of rows needs to know of its Ortho part, whatever the activations are: (each row's first
+    slot, the one after its last, first component, rows of U)."""
+    first = rows
+    last = rows
+    if HAS_SPARSE:
+        first = tl.load(starts_ptr + rows, mask=row_mask, other=0)
+        last = tl.load(starts_ptr + rows + 1, mask=row_mask, other=0)
+    segment = row_block
+    up = rows
+    if RANK > 0:
+        segment = tl.load(segment_ptr + row_block)
+        up_at = up_ptr + rows[:, None] * RANK + tl.arange(0, RANK)[None, :]
+        up = tl.load(up_at, mask=row_mask[:, None], other=0.0)
+    return first, last, segment, up
+
+
+@triton.jit
 def _joined(
-    own, partial_at, wanted, alpha,
-    inner_ptr, up_ptr, kept_ptr, starts_ptr, segment_ptr, row_block, rows, row_mask,
-    rank, num_slots, num_rows,
+    own, partial_at, wanted, alpha, inner_ptr, kept_ptr, first, last, segment, up, rank, num_slots, num_rows,
     SPLIT: tl.constexpr, HAS_ORTHO: tl.constexpr, RANK: tl.constexpr, NUM_SLICES: tl.constexpr,
     HAS_SPARSE: tl.constexpr, BLOCK_O: tl.constexpr, SLOTS: tl.constexpr, LOOK: tl.constexpr,
 ):  # fmt: skip
@@ -171,17 +203,14 @@ def _joined(
         if alpha != 0.0:
             on = 1
         if HAS_SPARSE:
-            first = tl.load(starts_ptr + rows, mask=row_mask, other=0)
-            last = first + on * (tl.load(starts_ptr + rows + 1, mask=row_mask, other=0) - first)
+            last = first + on * (last - first)
             kept, kept_missing = _kept_sums(
                 kept_ptr, first, last, 0, num_slots, num_rows, BLOCK_O, SLOTS, LOOK
             )
         if RANK > 0:
             r = tl.arange(0, RANK)
-            inner_at = inner_ptr + m[None, :] * rank + tl.load(segment_ptr + row_block) + r[:, None]
+            inner_at = inner_ptr + m[None, :] * rank + segment + r[:, None]
             inner_wanted = (m[None, :] < num_rows * on) & (r[:, None] >= 0)
-            up_wanted = row_mask[:, None] & (r[None, :] < RANK * on)
-            up = tl.load(up_ptr + rows[:, None] * RANK + r[None, :], mask=up_wanted, other=0.0)
             inner, inner_missing = _inner_sums(inner_at, 16 * rank, inner_wanted, NUM_SLICES)
     total = own
     if SPLIT > 1:
@@ -209,7 +238,8 @@ def _joined(
     if HAS_ORTHO and RANK > 0:
         while inner_missing != 0:
             inner, inner_missing = _inner_sums(inner_at, 16 * rank, inner_wanted, NUM_SLICES)
-        total += alpha * tl.dot(up.to(tl.float32), inner, input_precision="tf32")
+        up = tl.where(r[None, :] < RANK * on, up.to(tl.float32), 0.0)
+        total += alpha * tl.dot(up, inner, input_precision="tf32")
     return total
 
 
@@ -260,7 +290,7 @@ def decode_product_kernel(
     partial_ptr, counters_ptr,
     norm_ptr, num_norm_parts, eps,
     residual_ptr, gain_ptr, squares_ptr,
-    alpha_ptr, num_helpers, rank, down_ptr, up_ptr, segment_ptr, inner_ptr,
+    alpha_ptr, num_helpers, num_inner_helpers, rank, down_ptr, up_ptr, segment_ptr, inner_ptr,
     num_slots, starts_ptr, columns_ptr, values_ptr, kept_ptr,
     BITS: tl.constexpr, GROUP: tl.constexpr, DTYPE: tl.constexpr, SLOTS: tl.constexpr, ROWS: tl.constexpr,
     BLOCK_O: tl.constexpr, SPLIT: tl.constexpr, STAGES: tl.constexpr,
@@ -286,18 +316,24 @@ def decode_product_kernel(
     if is_helper:
         if alpha != 0.0:
             helper = program + num_helpers
-            for task in range(helper, rank * NUM_SLICES, num_helpers):
-                _inner_share(x_ptr, down_ptr, inner_ptr, task, rank, num_in, num_rows, SLICE, CHUNK, ROWS)
-            if HAS_SPARSE:
-                num_used = tl.load(starts_ptr + num_out)
-                for tile in range(helper, num_slots // TILE, num_helpers):
-                    _sparse_share(
-                        x_ptr, columns_ptr, values_ptr, kept_ptr, tile, num_slots, num_used, num_in, num_rows,
-                        TILE, ENTRIES,
-                    )  # fmt: skip
+            if helper < num_inner_helpers:
+                for task in range(helper, rank * NUM_SLICES, num_inner_helpers):
+                    _inner_share(x_ptr, down_ptr, inner_ptr, task, rank, num_in, num_rows, SLICE, CHUNK, ROWS)
+            elif HAS_SPARSE:
+                _sparse_share(
+                    x_ptr, columns_ptr, values_ptr, kept_ptr, helper - num_inner_helpers, num_slots // TILE,
+                    num_helpers - num_inner_helpers, num_slots, tl.load(starts_ptr + num_out), num_in,
+                    num_rows, TILE, ENTRIES,
+                )  # fmt: skip
     else:
         rows = row_block * BLOCK_O + tl.arange(0, BLOCK_O)
         row_mask = rows < num_out
+        if HAS_ORTHO:
+            first, last, segment, up = _own_ortho(
+                up_ptr, starts_ptr, segment_ptr, row_block, rows, row_mask, RANK, HAS_SPARSE
+            )
+        else:
+            first, last, segment, up = rows, rows, row_block, rows
         y = _base_share(
             x_ptr, words_ptr, grids_ptr, rows, row_mask, first_block, last_block, num_in, num_out, num_rows,
             BITS, GROUP, BLOCK_O, DTYPE, SLOTS, EVEN_I, EVEN_O, STAGES,
@@ -316,8 +352,7 @@ def decode_product_kernel(
                 tl.store(counters_ptr + row_block, 0)
             if SPLIT > 1 or HAS_ORTHO:
                 y = _joined(
-                    y, at, wanted, alpha,
-                    inner_ptr, up_ptr, kept_ptr, starts_ptr, segment_ptr, row_block, rows, row_mask,
+                    y, at, wanted, alpha, inner_ptr, kept_ptr, first, last, segment, up,
                     rank, num_slots, num_rows,
                     SPLIT, HAS_ORTHO, RANK, NUM_SLICES, HAS_SPARSE, BLOCK_O, SLOTS, LOOK,
                 )  # fmt: skip

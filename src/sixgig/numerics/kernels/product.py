@@ -33,7 +33,8 @@ class Launch:
     split: int = 1  # programs that share a block of rows
     num_warps: int = 4
     num_stages: int = 3
-    max_helpers: int = 264
+    max_inner_helpers: int = 96  # programs that multiply with V
+    max_sparse_helpers: int = 168  # programs that multiply with S
     max_registers: int | None = None  # of a thread
     look: int = 0
 
@@ -138,11 +139,13 @@ class DecodeProduct:
         self.num_row_blocks = -(-base.num_out // launch.block_rows)
         self._num_blocks = base.num_blocks
         self._split = min(launch.split, self._num_blocks)
-        self._num_slices = -(-base.num_in // _SLICE_COLUMNS)
-        self._num_helpers = 0
+        self._slice = _SLICE_COLUMNS if base.num_in <= 8 * _SLICE_COLUMNS else 2 * _SLICE_COLUMNS
+        self._num_slices = -(-base.num_in // self._slice)
+        self._num_inner_helpers, self._num_helpers = 0, 0
         if ortho is not None:
-            tasks = max(ortho.num_components * self._num_slices, ortho.num_slots // TILE_SLOTS)
-            self._num_helpers = min(tasks, launch.max_helpers)
+            tasks, tiles = ortho.num_components * self._num_slices, ortho.num_slots // TILE_SLOTS
+            self._num_inner_helpers = min(tasks, launch.max_inner_helpers)
+            self._num_helpers = self._num_inner_helpers + min(tiles, launch.max_sparse_helpers)
         partial = self.num_row_blocks * self._split * MAX_ROWS * launch.block_rows
         inner = 0 if ortho is None else self._num_slices * MAX_ROWS * ortho.num_components
         kept = 0 if ortho is None else ortho.num_slots * MAX_ROWS
@@ -205,6 +208,7 @@ class DecodeProduct:
             unused if residual is None else residual.squares,
             unused if self.alpha is None else self.alpha,
             num_helpers,
+            self._num_inner_helpers,
             0 if ortho is None else ortho.num_components,
             unused if ortho is None else ortho.down_RI,
             unused if ortho is None else ortho.up_Ow,
@@ -231,9 +235,9 @@ class DecodeProduct:
             NORM_PARTS=0 if norm is None else triton.next_power_of_2(norm.num_parts),
             HAS_ORTHO=ortho is not None,
             RANK=0 if ortho is None else ortho.width,
-            SLICE=_SLICE_COLUMNS,
+            SLICE=self._slice,
             NUM_SLICES=self._num_slices,
-            CHUNK=_SLICE_COLUMNS if num_rows == 1 else 128,
+            CHUNK=self._slice if num_rows == 1 else 128,
             HAS_SPARSE=ortho is not None and ortho.num_slots > 0,
             TILE=TILE_SLOTS,
             ENTRIES=SLOT_ENTRIES,
