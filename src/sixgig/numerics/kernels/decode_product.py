@@ -130,39 +130,53 @@ def _sparse_share(
 
 
 @triton.jit
-def _kept_sums(
-    kept_ptr, first, last, start, num_slots, num_rows,
-    BLOCK_O: tl.constexpr, SLOTS: tl.constexpr, LOOK: tl.constexpr,
-):  # fmt: skip
-    """(sums over up to LOOK slots of each row from slot `start` of the row on [BLOCK_O, SLOTS], missing)."""
-    m = tl.arange(0, SLOTS)
-    slot = first[:, None] + start + tl.arange(0, LOOK)[None, :]
+def _kept_sums(kept_at, first, last, BLOCK_O: tl.constexpr, SLOTS: tl.constexpr):
+    """(sums of the rows' slots from `first` to before `last`, at most SLOTS of them [BLOCK_O]; missing).
+
+    What is all there is empty afterwards.
+    """
+    slot = first[:, None] + tl.arange(0, SLOTS)[None, :]
     mine = slot < last[:, None]
-    sums = tl.zeros((BLOCK_O, SLOTS), tl.float32)
-    lacking = tl.zeros((BLOCK_O, LOOK), tl.int32)
-    for row in range(num_rows):
-        kept, lacks = look(kept_ptr + row * num_slots + slot, mine)
-        sums += tl.where(m[None, :] == row, tl.sum(kept, axis=1)[:, None], 0.0)
-        lacking |= lacks
-    return sums, tl.max(lacking)
+    kept, lacks = look(kept_at + slot, mine)
+    missing = tl.max(lacks)
+    if missing == 0:
+        empty(kept_at + slot, mine)
+    return tl.sum(kept, axis=1), missing
 
 
 @triton.jit
-def _empty_kept(kept_ptr, first, last, start, num_slots, num_rows, LOOK: tl.constexpr):
-    slot = first[:, None] + start + tl.arange(0, LOOK)[None, :]
-    for row in range(num_rows):
-        empty(kept_ptr + row * num_slots + slot, slot < last[:, None])
+def _inner_sums(inner_at, rank, RANK: tl.constexpr, NUM_SLICES: tl.constexpr, SLICES: tl.constexpr):
+    """(RANK rows of V times one row of activations, over all slices of the columns [RANK]; missing)."""
+    part = tl.arange(0, SLICES)
+    r = tl.arange(0, RANK)
+    wanted = (part[:, None] < NUM_SLICES) & (r[None, :] >= 0)
+    inner, lacks = look(inner_at + part[:, None] * 16 * rank + r[None, :], wanted)
+    return tl.sum(inner, axis=0), tl.max(lacks)
 
 
 @triton.jit
-def _inner_sums(at, stride, wanted, NUM_SLICES: tl.constexpr):
-    """(V x of all slices of the columns; missing)."""
-    inner, lacking = look(at, wanted)
-    for part in tl.static_range(1, NUM_SLICES):
-        sums, lacks = look(at + part * stride, wanted)
-        inner += sums
-        lacking |= lacks
-    return inner, tl.max(lacking)
+def _ortho_sums(
+    inner_at, kept_at, first, last, up, rank,
+    RANK: tl.constexpr, NUM_SLICES: tl.constexpr, SLICES: tl.constexpr, HAS_SPARSE: tl.constexpr,
+    BLOCK_O: tl.constexpr, USUAL_SLOTS: tl.constexpr,
+):  # fmt: skip
+    """(S + U V) x for one row of activations [BLOCK_O], once the helpers have left it."""
+    sums = tl.zeros((BLOCK_O,), tl.float32)
+    if HAS_SPARSE:
+        longest = tl.max(last - first)
+        done = 0
+        while done < longest:
+            kept, missing = _kept_sums(kept_at, first + done, last, BLOCK_O, USUAL_SLOTS)
+            if missing == 0:
+                sums += kept
+                done += USUAL_SLOTS
+    if RANK > 0:
+        inner = tl.zeros((RANK,), tl.float32)
+        missing = 1
+        while missing != 0:
+            inner, missing = _inner_sums(inner_at, rank, RANK, NUM_SLICES, SLICES)
+        sums += tl.sum(up.to(tl.float32) * inner[None, :], axis=1)
+    return sums
 
 
 @triton.jit
@@ -184,63 +198,6 @@ def _own_ortho(
         up_at = up_ptr + rows[:, None] * RANK + tl.arange(0, RANK)[None, :]
         up = tl.load(up_at, mask=row_mask[:, None], other=0.0)
     return first, last, segment, up
-
-
-@triton.jit
-def _joined(
-    own, partial_at, wanted, alpha, inner_ptr, kept_ptr, first, last, segment, up, rank, num_slots, num_rows,
-    SPLIT: tl.constexpr, HAS_ORTHO: tl.constexpr, RANK: tl.constexpr, NUM_SLICES: tl.constexpr,
-    HAS_SPARSE: tl.constexpr, BLOCK_O: tl.constexpr, SLOTS: tl.constexpr, LOOK: tl.constexpr,
-):  # fmt: skip
-    """The block's sums of all shares plus alpha (S + U V) x, [BLOCK_O, SLOTS]; `own` where there is one share.
-
-    All of it is asked for at once; what the helpers had not left by then, again until it is there.
-    """
-    m = tl.arange(0, SLOTS)
-    if HAS_ORTHO:
-        # 0 times an overflow is no number: at alpha 0 nothing of the Ortho part may be touched.
-        on = 0
-        if alpha != 0.0:
-            on = 1
-        if HAS_SPARSE:
-            last = first + on * (last - first)
-            kept, kept_missing = _kept_sums(
-                kept_ptr, first, last, 0, num_slots, num_rows, BLOCK_O, SLOTS, LOOK
-            )
-        if RANK > 0:
-            r = tl.arange(0, RANK)
-            inner_at = inner_ptr + m[None, :] * rank + segment + r[:, None]
-            inner_wanted = (m[None, :] < num_rows * on) & (r[:, None] >= 0)
-            inner, inner_missing = _inner_sums(inner_at, 16 * rank, inner_wanted, NUM_SLICES)
-    total = own
-    if SPLIT > 1:
-        total = tl.zeros((BLOCK_O, SLOTS), tl.float32)
-        for share in tl.static_range(SPLIT):
-            at = partial_at + share * 16 * BLOCK_O
-            total += tl.load(at, mask=wanted, other=0.0, cache_modifier=".cg")
-    if HAS_ORTHO and HAS_SPARSE:
-        while kept_missing != 0:
-            kept, kept_missing = _kept_sums(
-                kept_ptr, first, last, 0, num_slots, num_rows, BLOCK_O, SLOTS, LOOK
-            )
-        _empty_kept(kept_ptr, first, last, 0, num_slots, num_rows, LOOK)
-        for start in range(LOOK, tl.max(last - first), LOOK):  # the longer rows
-            more, lacking = _kept_sums(
-                kept_ptr, first, last, start, num_slots, num_rows, BLOCK_O, SLOTS, LOOK
-            )
-            while lacking != 0:
-                more, lacking = _kept_sums(
-                    kept_ptr, first, last, start, num_slots, num_rows, BLOCK_O, SLOTS, LOOK
-                )
-            kept += more
-            _empty_kept(kept_ptr, first, last, start, num_slots, num_rows, LOOK)
-        total += alpha * kept
-    if HAS_ORTHO and RANK > 0:
-        while inner_missing != 0:
-            inner, inner_missing = _inner_sums(inner_at, 16 * rank, inner_wanted, NUM_SLICES)
-        up = tl.where(r[None, :] < RANK * on, up.to(tl.float32), 0.0)
-        total += alpha * tl.dot(up, inner, input_precision="tf32")
-    return total
 
 
 @triton.jit
@@ -297,7 +254,7 @@ def decode_product_kernel(
     EVEN_I: tl.constexpr, EVEN_O: tl.constexpr, EPILOGUE: tl.constexpr, NORM_PARTS: tl.constexpr,
     HAS_ORTHO: tl.constexpr, RANK: tl.constexpr, SLICE: tl.constexpr, NUM_SLICES: tl.constexpr,
     CHUNK: tl.constexpr, HAS_SPARSE: tl.constexpr, TILE: tl.constexpr, ENTRIES: tl.constexpr,
-    LOOK: tl.constexpr,
+    USUAL_SLOTS: tl.constexpr, SLICES: tl.constexpr,
 ):  # fmt: skip
     """See the module. Counters: one a block of rows, all 0; `inner` and `kept`: places, all empty."""
     program = tl.program_id(0)
@@ -350,12 +307,17 @@ def decode_product_kernel(
         if is_last:
             if SPLIT > 1:
                 tl.store(counters_ptr + row_block, 0)
-            if SPLIT > 1 or HAS_ORTHO:
-                y = _joined(
-                    y, at, wanted, alpha, inner_ptr, kept_ptr, first, last, segment, up,
-                    rank, num_slots, num_rows,
-                    SPLIT, HAS_ORTHO, RANK, NUM_SLICES, HAS_SPARSE, BLOCK_O, SLOTS, LOOK,
-                )  # fmt: skip
+                y = tl.zeros((BLOCK_O, SLOTS), tl.float32)
+                for part in tl.static_range(SPLIT):
+                    y += tl.load(at + part * 16 * BLOCK_O, mask=wanted, other=0.0, cache_modifier=".cg")
+            if HAS_ORTHO:
+                if alpha != 0.0:
+                    for row in range(num_rows):
+                        sums = _ortho_sums(
+                            inner_ptr + row * rank + segment, kept_ptr + row * num_slots, first, last, up, rank,
+                            RANK, NUM_SLICES, SLICES, HAS_SPARSE, BLOCK_O, USUAL_SLOTS,
+                        )  # fmt: skip
+                        y += tl.where(m[None, :] == row, alpha * sums[:, None], 0.0)
             if NORM_PARTS > 0:
                 y *= _inverse_rms(norm_ptr, num_norm_parts, num_in, eps, NORM_PARTS, SLOTS)[None, :]
             _write(

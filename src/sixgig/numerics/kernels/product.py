@@ -241,5 +241,6 @@ class DecodeProduct:
             HAS_SPARSE=ortho is not None and ortho.num_slots > 0,
             TILE=TILE_SLOTS,
             ENTRIES=SLOT_ENTRIES,
-            LOOK=4 if ortho is None else launch.look or ortho.usual_slots,
+            USUAL_SLOTS=4 if ortho is None else launch.look or ortho.usual_slots,
+            SLICES=triton.next_power_of_2(self._num_slices),
         )
