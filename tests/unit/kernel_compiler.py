@@ -41,7 +41,7 @@ _TYPES = {
     torch.uint8: "*u8",
 }
 SHARED_BYTES = {86: 99 * 1024, 90: 227 * 1024}  # that one block may take, by compute capability
-_OPTIONS = ("num_warps", "num_stages")
+_OPTIONS = ("num_warps", "num_stages", "maxnreg", "launch_pdl")
 
 
 class Recorder:
@@ -136,9 +136,9 @@ def model(bits: int, *, ortho: bool, dense: bool = False) -> FusedModel:
     )
 
 
-def launches_of(one: FusedModel, launches: list[Launch]) -> None:
+def launches_of(one: FusedModel, *, with_dependent_launch: bool) -> None:
     """Those of a prompt and of a token, with the Ortho part and without."""
-    step = fused_step.FusedStep(one, CONTEXT, {})
+    step = fused_step.FusedStep(one, CONTEXT, {}, with_dependent_launch=with_dependent_launch)
     for with_ortho in (False, True) if one.has_ortho else (False,):
         step.launch(with_ortho=with_ortho)
         alpha = step.alpha if with_ortho else None
@@ -151,12 +151,12 @@ def main(capabilities: list[int]) -> None:
     launches: list[Launch] = []
     for module in (product, dense_product, prefill_product, fused_step):
         record(module, launches)
-    launches_of(model(4, ortho=True), launches)
-    launches_of(model(3, ortho=False), launches)
-    launches_of(model(4, ortho=False, dense=True), launches)
-    distinct = {key(launch): launch for launch in launches}
+    models = [model(4, ortho=True), model(3, ortho=False), model(4, ortho=False, dense=True)]
     for capability in capabilities:
-        for launch in distinct.values():
+        launches.clear()
+        for one in models:
+            launches_of(one, with_dependent_launch=capability >= 90)
+        for launch in {key(launch): launch for launch in launches}.values():
             print(compiled(launch, capability), flush=True)
 
 

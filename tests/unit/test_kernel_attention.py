@@ -61,6 +61,7 @@ class Attention:
             DTYPE=TRITON_TYPES[self.dtype],
             TILE=TILE,
             SPLIT=SPLIT,
+            IS_EARLY=False,
         )
         return out
 

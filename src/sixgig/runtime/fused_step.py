@@ -42,8 +42,17 @@ _PEAK_BLOCK = 1024
 class FusedStep:
     """The launches of one token, and the buffers that stay where they are from one to the next."""
 
-    def __init__(self, model: FusedModel, context_tokens: int, launches: Mapping[str, Launch]) -> None:
+    def __init__(
+        self,
+        model: FusedModel,
+        context_tokens: int,
+        launches: Mapping[str, Launch],
+        *,
+        with_dependent_launch: bool | None = None,
+    ) -> None:
+        """`with_dependent_launch`: attention comes up while q, k and v are made; None: where the card can."""
         self._model, self._context = model, context_tokens
+        self._early = _can_launch_early(model) if with_dependent_launch is None else with_dependent_launch
         self.alpha = torch.zeros(1, device=model.device)
         self._workspace = Workspace(model.device)
         self._make_buffers()
@@ -180,7 +189,14 @@ class FusedStep:
         before, between = self._squares
         eps = self._model.eps
         factor = NormFactor(squares=before, num_parts=num_parts, eps=eps)
-        qkv(self._input_1D, self._qkv_1O, norm=factor, with_ortho=ortho, is_emptied=True)
+        qkv(
+            self._input_1D,
+            self._qkv_1O,
+            norm=factor,
+            with_ortho=ortho,
+            is_emptied=True,
+            lets_next_come=self._early,
+        )
         self._attend(index)
         residual = Residual(stream_MO=self._stream_1D, gain_O=layer.mlp_gain_D, squares=between)
         out(self._attended_1O, self._input_1D, residual=residual, with_ortho=ortho, is_emptied=True)
@@ -209,4 +225,10 @@ class FusedStep:
             DTYPE=TRITON_TYPES[model.dtype],
             TILE=_ATTENTION_TILE,
             SPLIT=_ATTENTION_SPLIT,
+            IS_EARLY=self._early,
+            **({"launch_pdl": True} if self._early else {}),
         )
+
+
+def _can_launch_early(model: FusedModel) -> bool:
+    return model.device.type == "cuda" and torch.cuda.get_device_capability(model.device) >= (9, 0)

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from .codes import product_of_tiles
+from .dependent_launch import await_previous
 
 
 @triton.constexpr_function
@@ -52,7 +53,7 @@ def decode_attention_kernel(
     sums_ptr, peaks_ptr, parts_ptr, counters_ptr,
     num_kv_heads, context, scale,
     GROUP: tl.constexpr, HEAD: tl.constexpr, PADDED: tl.constexpr, DTYPE: tl.constexpr,
-    TILE: tl.constexpr, SPLIT: tl.constexpr,
+    TILE: tl.constexpr, SPLIT: tl.constexpr, IS_EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program (k, s): share s of the positions of key-value head k. Counters: one a head, all 0."""
     head = tl.program_id(0)
@@ -62,11 +63,13 @@ def decode_attention_kernel(
     inside = d < HEAD
     cos = tl.load(cos_ptr + position * HEAD + d, mask=inside, other=0.0).to(tl.float32)
     sin = tl.load(sin_ptr + position * HEAD + d, mask=inside, other=0.0).to(tl.float32)
-    # What lies in the cache is asked for before anything is waited for.
+    # What lies in the cache is asked for before the launch that makes q, k and v has ended.
     cache = head * context * HEAD
     chunk = tl.cdiv(tl.cdiv(position, SPLIT), TILE) * TILE
     end = min(share * chunk + chunk, position)
     key_T, value_T = _cached(keys_ptr, values_ptr, cache, share * chunk, end, HEAD, PADDED, TILE)
+    if IS_EARLY:
+        await_previous()
     row = tl.arange(0, 16)
     in_group = row < GROUP
     q = _rotated(qkv_ptr, (head * GROUP + row) * HEAD, cos, sin, in_group, HEAD, PADDED, DTYPE)

@@ -25,6 +25,7 @@ import triton
 import triton.language as tl
 
 from .codes import grid, product_of_tiles, strip
+from .dependent_launch import let_next_come
 from .exchange import empty, leave, look
 
 
@@ -254,11 +255,10 @@ def decode_product_kernel(
     EVEN_I: tl.constexpr, EVEN_O: tl.constexpr, EPILOGUE: tl.constexpr, NORM_PARTS: tl.constexpr,
     HAS_ORTHO: tl.constexpr, RANK: tl.constexpr, SLICE: tl.constexpr, NUM_SLICES: tl.constexpr,
     CHUNK: tl.constexpr, HAS_SPARSE: tl.constexpr, TILE: tl.constexpr, ENTRIES: tl.constexpr,
-    USUAL_SLOTS: tl.constexpr, SLICES: tl.constexpr,
+    USUAL_SLOTS: tl.constexpr, SLICES: tl.constexpr, LETS_NEXT_COME: tl.constexpr,
 ):  # fmt: skip
     """See the module. Counters: one a block of rows, all 0; `inner` and `kept`: places, all empty."""
     program = tl.program_id(0)
-    num_row_blocks = tl.cdiv(num_out, BLOCK_O)
     alpha = 0.0
     if HAS_ORTHO:
         alpha = tl.load(alpha_ptr)
@@ -283,6 +283,8 @@ def decode_product_kernel(
                     num_rows, TILE, ENTRIES,
                 )  # fmt: skip
     else:
+        if LETS_NEXT_COME:
+            let_next_come()
         rows = row_block * BLOCK_O + tl.arange(0, BLOCK_O)
         row_mask = rows < num_out
         if HAS_ORTHO:
@@ -314,8 +316,8 @@ def decode_product_kernel(
                 if alpha != 0.0:
                     for row in range(num_rows):
                         sums = _ortho_sums(
-                            inner_ptr + row * rank + segment, kept_ptr + row * num_slots, first, last, up, rank,
-                            RANK, NUM_SLICES, SLICES, HAS_SPARSE, BLOCK_O, USUAL_SLOTS,
+                            inner_ptr + row * rank + segment, kept_ptr + row * num_slots, first, last, up,
+                            rank, RANK, NUM_SLICES, SLICES, HAS_SPARSE, BLOCK_O, USUAL_SLOTS,
                         )  # fmt: skip
                         y += tl.where(m[None, :] == row, alpha * sums[:, None], 0.0)
             if NORM_PARTS > 0:

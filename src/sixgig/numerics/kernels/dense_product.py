@@ -37,6 +37,7 @@ class DenseProduct:
         residual: Residual | None = None,
         with_ortho: bool = True,
         is_emptied: bool = False,
+        lets_next_come: bool = False,
     ) -> None:
         num_out, num_in = self._weight_OI.shape
         y_MO = torch.mm(x_MI, self._weight_OI.T)

@@ -1,4 +1,4 @@
-"""Numbers that one program of a launch leaves for another, which comes when they are there already, as a rule.
+"""Numbers that one program of a launch leaves for another, which as a rule comes when they are there.
 
 A place holds EMPTY until its number is there, so that the number is its own signal: who needs it reads until
 it is not EMPTY, which is one trip to the L2 cache, where a counter and a fence beside the numbers take three.

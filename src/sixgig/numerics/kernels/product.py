@@ -33,7 +33,7 @@ class Launch:
     split: int = 1  # programs that share a block of rows
     num_warps: int = 4
     num_stages: int = 3
-    max_inner_helpers: int = 96  # programs that multiply with V
+    max_inner_helpers: int = 128  # programs that multiply with V
     max_sparse_helpers: int = 168  # programs that multiply with S
     max_registers: int | None = None  # of a thread
     look: int = 0
@@ -170,12 +170,14 @@ class DecodeProduct:
         residual: Residual | None = None,
         with_ortho: bool = True,
         is_emptied: bool = False,
+        lets_next_come: bool = False,
     ) -> None:
         """Writes `out`: y [M, O]; for "residual" the stream times gain [M, O]; for "swiglu" [M, O / 2].
 
         `x_MI` and, but for a plain epilogue, `out` are contiguous and of the Base's activation type. Without
         Ortho part the launch is that of a Base alone, the same to the bit. `is_emptied`: the workspace's
-        inner sums were emptied since this product's last launch; else its own are now.
+        inner sums were emptied since this product's last launch; else its own are now. `lets_next_come`: a
+        dependent launch may come up at once (compute capability 9.0).
         """
         base, launch, scratch = self.base, self._launch, self._workspace
         ortho = self.ortho if with_ortho else None
@@ -243,4 +245,5 @@ class DecodeProduct:
             ENTRIES=SLOT_ENTRIES,
             USUAL_SLOTS=4 if ortho is None else launch.look or ortho.usual_slots,
             SLICES=triton.next_power_of_2(self._num_slices),
+            LETS_NEXT_COME=lets_next_come,
         )
