@@ -41,7 +41,7 @@ _TYPES = {
     torch.uint8: "*u8",
 }
 SHARED_BYTES = {86: 99 * 1024, 90: 227 * 1024}  # that one block may take, by compute capability
-_OPTIONS = ("num_warps", "num_stages", "maxnreg", "launch_pdl")
+_OPTIONS = ("num_warps", "num_stages", "launch_pdl")
 
 
 class Recorder:

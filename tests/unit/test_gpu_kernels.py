@@ -12,6 +12,7 @@ from kernel_tools import (
     DTYPES,
     activations,
     assert_no_worse_than_the_twin,
+    assert_rounds_to,
     in_fp32,
     make_product,
     moved,
@@ -51,7 +52,8 @@ def test_large_products_are_no_worse_than_their_plain_twin(
         assert_no_worse_than_the_twin(y_MO, x_MI, base, ortho, value)
         own = torch.empty(num_rows, num_out, dtype=dtype, device=DEVICE)
         product(x_MI, own)
-        assert torch.equal(own, y_MO.to(dtype))
+        # A kernel of its own, which may add up in another order; without Ortho part it has no choice.
+        assert_rounds_to(own, y_MO.to(dtype), units=1.0 if value else 0.0)
     assert workspace.is_at_rest
 
 

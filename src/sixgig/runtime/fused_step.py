@@ -35,7 +35,7 @@ from ..numerics.kernels.product import (
 )
 from .fused_model import FusedLayer, FusedModel, Matrix
 
-_ATTENTION_TILE, _ATTENTION_SPLIT = 32, 16
+_ATTENTION_TILE, _ATTENTION_SPLIT = 32, 32
 _PEAK_BLOCK = 1024
 
 

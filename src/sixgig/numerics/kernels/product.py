@@ -35,8 +35,6 @@ class Launch:
     num_stages: int = 3
     max_inner_helpers: int = 128  # programs that multiply with V
     max_sparse_helpers: int = 168  # programs that multiply with S
-    max_registers: int | None = None  # of a thread
-    look: int = 0
 
     @classmethod
     def for_shape(cls, num_out: int) -> Launch:
@@ -230,7 +228,6 @@ class DecodeProduct:
             SPLIT=self._split,
             STAGES=launch.num_stages,
             num_warps=launch.num_warps,
-            **({} if launch.max_registers is None else {"maxnreg": launch.max_registers}),
             EVEN_I=base.num_in % block_columns(base.bits) == 0,
             EVEN_O=base.num_out % launch.block_rows == 0,
             EPILOGUE=self._epilogue,
@@ -243,7 +240,7 @@ class DecodeProduct:
             HAS_SPARSE=ortho is not None and ortho.num_slots > 0,
             TILE=TILE_SLOTS,
             ENTRIES=SLOT_ENTRIES,
-            USUAL_SLOTS=4 if ortho is None else launch.look or ortho.usual_slots,
+            USUAL_SLOTS=4 if ortho is None else ortho.usual_slots,
             SLICES=triton.next_power_of_2(self._num_slices),
             LETS_NEXT_COME=lets_next_come,
         )
