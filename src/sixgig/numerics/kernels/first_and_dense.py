@@ -5,7 +5,7 @@ epilogues for a dense product."""
 import triton
 import triton.language as tl
 
-from .decode_product import _inverse_rms, _write
+from .epilogue import inverse_rms, write_rows
 
 
 @triton.jit
@@ -41,8 +41,8 @@ def finish_dense_kernel(
     wanted = (rows[:, None] < num_out) & (m[None, :] < num_rows)
     y = tl.load(y_ptr + m[None, :] * num_out + rows[:, None], mask=wanted, other=0.0).to(tl.float32)
     if NORM_PARTS > 0:
-        y *= _inverse_rms(norm_ptr, num_norm_parts, num_in, eps, NORM_PARTS, SLOTS)[None, :]
-    _write(
+        y *= inverse_rms(norm_ptr, num_norm_parts, num_in, eps, NORM_PARTS, SLOTS)[None, :]
+    write_rows(
         y, out_ptr, row_block, rows, rows < num_out, num_out, num_rows, residual_ptr, gain_ptr, squares_ptr,
         EPILOGUE, DTYPE, BLOCK_O, SLOTS,
     )  # fmt: skip
