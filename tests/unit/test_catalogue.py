@@ -245,7 +245,7 @@ def test_another_hub_repository_is_read_from_its_configuration() -> None:
     "name", ["no-owner", "a/../b", ".x/y", "a/b/c", "a--b/c", "a/..", "/etc/passwd", "a/b c"]
 )
 def test_names_that_no_repository_can_have_are_not_asked_for(name: str) -> None:
-    with pytest.raises(UnknownNameError):
+    with pytest.raises(InputError, match="unknown model|no such folder"):
         resolve(name, lambda repo_id: pytest.fail(f"asked for {repo_id}"))
 
 
@@ -276,3 +276,10 @@ def test_files_that_are_no_configuration(tmp_path: Path, content: str) -> None:
         from_config(tmp_path)
     with pytest.raises(InputError):
         from_config(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("path", ["./no-model", "../no-model", "/no/model", "~/no-model", "no/such/model"])
+def test_a_path_that_is_not_there_is_no_unknown_name(path: str) -> None:
+    with pytest.raises(InputError, match="no such folder") as caught:
+        resolve(path)
+    assert not isinstance(caught.value, UnknownNameError)

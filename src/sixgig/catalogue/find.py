@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import NotAvailableError, UnknownNameError
+from ..errors import InputError, NotAvailableError, UnknownNameError
 from .local import PublishedConfig, from_config, from_published
 from .models import NAMES, model, names_by_spelling
 from .spec import ModelSpec
@@ -60,4 +60,11 @@ def resolve(name_or_folder: str | Path, fetch_config: FetchConfig | None = None)
         return from_config(Path(name_or_folder))
     if fetch_config is not None and _HUB_ID.fullmatch(text):
         return from_published(text, fetch_config(text))
+    if text.startswith((".", "/", "~")) or text.count("/") > 1:
+        raise InputError(
+            "no such folder",
+            expected="a model's folder with its config.json, or the name of a model",
+            where=text,
+            todo="look at the path; `sixgig models` lists the names",
+        )
     return get(text)
