@@ -245,7 +245,7 @@ def test_another_hub_repository_is_read_from_its_configuration() -> None:
     "name", ["no-owner", "a/../b", ".x/y", "a/b/c", "a--b/c", "a/..", "/etc/passwd", "a/b c"]
 )
 def test_names_that_no_repository_can_have_are_not_asked_for(name: str) -> None:
-    with pytest.raises(InputError, match="unknown model|no such folder"):
+    with pytest.raises(InputError, match=r"unknown model|no such folder"):
         resolve(name, lambda repo_id: pytest.fail(f"asked for {repo_id}"))
 
 

@@ -4,6 +4,9 @@ A helper multiplies rows of V, or slots of S, with the activations; the block th
 row's slots and U times V's sums, which are there by then, as a rule (see `exchange`).
 """
 
+# Triton's own types do not describe what its functions return.
+# pyright: reportArgumentType=false, reportOperatorIssue=false
+
 # Triton's functions are compiled from source: no postponed annotations and no type hints beyond constexpr.
 import triton
 import triton.language as tl
