@@ -151,7 +151,8 @@ def main(capabilities: list[int]) -> None:
     launches: list[Launch] = []
     for module in (product, dense_product, prefill_product, fused_step):
         record(module, launches)
-    models = [model(4, ortho=True), model(3, ortho=False), model(4, ortho=False, dense=True)]
+    models = [model(4, ortho=True), model(3, ortho=False), model(2, ortho=False)]
+    models.append(model(4, ortho=False, dense=True))
     for capability in capabilities:
         launches.clear()
         for one in models:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from fused_tools import as_loaded, small_llama, split_layers_of, without_ortho
+from fused_tools import VOCABULARY, as_loaded, small_llama, split_layers_of, without_ortho
 from kernel_tools import (
     DEVICE,
     DTYPES,
@@ -57,16 +57,22 @@ def test_large_products_are_no_worse_than_their_plain_twin(
     assert workspace.is_at_rest
 
 
-@pytest.mark.parametrize("max_helpers", [7, 264])
-def test_programs_that_race_give_the_same_bits_every_time(max_helpers: int) -> None:
+@pytest.mark.parametrize(("max_helpers", "num_warps", "num_rows"), [(7, 2, 1), (264, 2, 3), (264, 4, 1)])
+def test_programs_that_race_give_the_same_bits_every_time(
+    max_helpers: int, num_warps: int, num_rows: int
+) -> None:
+    """Two inputs by turns: what is left of one would not do for the other."""
     base = random_base(4096, 4096, bits=4, group_size=128)
     ortho = random_ortho(4096, 4096, rank=16, num_sparse=80_000)
-    launch = Launch(split=8, num_warps=2, max_inner_helpers=max_helpers, max_sparse_helpers=max_helpers)
+    launch = Launch(
+        split=8, num_warps=num_warps, max_inner_helpers=max_helpers, max_sparse_helpers=max_helpers
+    )
     product, alpha, workspace = make_product(base, ortho, torch.bfloat16, launch)
-    x_MI = activations(1, 4096, torch.bfloat16)
-    first = in_fp32(product, x_MI, 4096)
-    for _ in range(300):
-        assert torch.equal(in_fp32(product, x_MI, 4096), first)
+    inputs = [activations(num_rows, 4096, torch.bfloat16, seed=seed) for seed in (9, 10)]
+    first = [in_fp32(product, x_MI, 4096) for x_MI in inputs]
+    for turn in range(300):
+        assert torch.equal(in_fp32(product, inputs[turn % 2], 4096), first[turn % 2])
+    x_MI = inputs[0]
     alpha.zero_()
     alone, _, _ = make_product(base, None, torch.bfloat16, launch)
     assert torch.equal(in_fp32(product, x_MI, 4096), in_fp32(alone, x_MI, 4096))
@@ -126,6 +132,19 @@ def test_a_graph_serves_every_alpha_without_being_captured_again(network: Any) -
         assert sum(same(logits, other) for other in seen.values()) == 1
     assert all(decoder._graphs[key] is graph for key, graph in graphs.items())
     assert len(decoder._graphs) == 2
+
+
+def test_attention_that_comes_early_waits_for_what_it_reads(network: Any) -> None:
+    if torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("dependent launches need compute capability 9.0")
+    model = fused_model(as_loaded(network), dtype=torch.bfloat16)
+    found = []
+    for early in (True, False):
+        decoder = FusedDecoder(model, context_tokens=256, with_dependent_launch=early)
+        decoder.set_alpha(1.0)
+        decoder.prefill(PROMPT)
+        found.append([decoder.step(token % VOCABULARY).clone() for token in range(200)])
+    assert same(*found)
 
 
 def test_alpha_turns_between_two_replays(network: Any) -> None:

@@ -6,7 +6,9 @@ activations' type is then compared with that.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -26,12 +28,13 @@ from kernel_tools import (
 )
 
 from sixgig.errors import InputError
+from sixgig.numerics.kernels import product as product_module
+from sixgig.numerics.kernels.decode_product import decode_product_kernel
+from sixgig.numerics.kernels.exchange import EMPTY
 from sixgig.numerics.kernels.layout import tile_base
 from sixgig.numerics.kernels.ortho_layout import tile_ortho
-from sixgig.numerics.kernels.product import (
-    DecodeProduct,
-    Workspace,
-)
+from sixgig.numerics.kernels.ortho_product import MOST_COMPONENTS
+from sixgig.numerics.kernels.product import DecodeProduct, Launch, Workspace
 
 CASES = [(bits, group, dtype) for bits in (2, 3, 4, 8) for group in (64, 128) for dtype in DTYPES]
 # Rows, splits and alphas go round beside them, so that each meets each.
@@ -78,7 +81,7 @@ def test_any_number_of_helpers_gives_the_same_bits(max_helpers: int) -> None:
     x_MI = activations(2, 1100, torch.float16)
     found = []
     many = replace(SMALL, max_inner_helpers=max_helpers, max_sparse_helpers=max_helpers)
-    for launch in (many, SMALL):
+    for launch in (many, replace(SMALL, max_inner_helpers=3, max_sparse_helpers=3)):
         product, _, workspace = make_product(base, ortho, torch.float16, launch)
         found.append(in_fp32(product, x_MI, 48))
         assert workspace.is_at_rest
@@ -93,9 +96,76 @@ def test_the_same_launch_twice_gives_the_same_bits() -> None:
     assert torch.equal(in_fp32(product, x_MI), in_fp32(product, x_MI))
 
 
+class Launched:
+    """In the kernel's place: `launch` of a grid is what is called."""
+
+    def __init__(self, launch: Callable[[Any], Any]) -> None:
+        self.launch = launch
+
+    def __getitem__(self, grid: Any) -> Any:
+        return self.launch(grid)
+
+
+def test_a_launch_finds_all_places_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of another launch, or of one that was broken off, would be taken for this one's."""
+    base, ortho = random_base(OUT, IN, bits=4, group_size=64), random_ortho(OUT, IN)
+    product, _, workspace = make_product(base, ortho, torch.float16, SMALL)
+    x_MI = activations(1, IN, torch.float16)
+    expected = in_fp32(product, x_MI)
+    assert bool((workspace.inner != EMPTY).any())
+    workspace.kept[0], workspace.counters[0] = 0, 1
+    assert not workspace.is_at_rest
+    workspace.reset()
+    assert workspace.is_at_rest
+
+    found: list[bool] = []
+
+    def watch(grid: Any) -> Any:
+        found.append(bool((workspace.inner == EMPTY).all()) and workspace.is_at_rest)
+        return decode_product_kernel[grid]
+
+    monkeypatch.setattr(product_module, "decode_product_kernel", Launched(watch))
+    assert torch.equal(in_fp32(product, x_MI), expected)
+    workspace.empty_inner()
+    assert torch.equal(in_fp32(product, x_MI, is_emptied=True), expected)
+    assert found == [True, True]
+
+
+@pytest.mark.parametrize("num_warps", [1, 4, 8])
+def test_every_number_of_a_look_has_a_thread_of_its_own(
+    num_warps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, ortho = random_base(OUT, IN, bits=4, group_size=64), random_ortho(OUT, IN, num_sparse=40)
+    launch = replace(SMALL, num_warps=num_warps)
+    product, _, _ = make_product(base, ortho, torch.float16, launch)
+    given: dict[str, Any] = {}
+
+    def take(*_: Any, **constants: Any) -> None:
+        given.update(constants)
+
+    monkeypatch.setattr(product_module, "decode_product_kernel", Launched(lambda grid: take))
+    in_fp32(product, activations(1, IN, torch.float16))
+    assert given["SLICES"] * min(given["RANK"], MOST_COMPONENTS) >= 32 * num_warps
+    assert given["USUAL_SLOTS"] * given["BLOCK_O"] >= 32 * num_warps
+
+
+@pytest.mark.parametrize("rank", [32, 33, 70])
+def test_many_components_are_multiplied_piece_by_piece(rank: int) -> None:
+    base, ortho = random_base(OUT, IN, bits=4, group_size=64), random_ortho(OUT, IN, rank=rank)
+    product, _, _ = make_product(base, ortho, torch.float16, SMALL)
+    x_MI = activations(3, IN, torch.float16)
+    assert_no_worse_than_the_twin(in_fp32(product, x_MI), x_MI, base, ortho, 1.0)
+
+
+@pytest.mark.parametrize("kind", ["max_inner_helpers", "max_sparse_helpers"])
+def test_a_launch_without_helpers_of_a_kind_is_refused(kind: str) -> None:
+    with pytest.raises(InputError, match=kind):
+        Launch(**{kind: 0})
+
+
 @pytest.mark.parametrize("split", [1, 3])
 def test_alpha_0_is_the_base_alone_bit_for_bit(split: int) -> None:
-    """Even where the Ortho part is not finite: nothing of it is read."""
+    """Even where the Ortho part is not finite: nothing of it counts."""
     base, ortho = random_base(OUT, IN, bits=4, group_size=64), random_ortho(OUT, IN)
     broken = replace(ortho, up_Or=torch.full_like(ortho.up_Or, float("inf")))
     launch = replace(SMALL, split=split)

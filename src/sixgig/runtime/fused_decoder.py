@@ -31,11 +31,14 @@ class FusedDecoder:
         context_tokens: int,
         launches: Mapping[str, Launch] | None = None,
         capture: bool = True,
+        with_dependent_launch: bool | None = None,
     ) -> None:
         """`launches`: how each kind of matrix ("qkv", "out", "gate_up", "down", "head") is cut; default by
-        shape."""
+        shape. `with_dependent_launch`: see FusedStep."""
         self._model, self._context = model, context_tokens
-        self._step = FusedStep(model, context_tokens, launches or {})
+        self._step = FusedStep(
+            model, context_tokens, launches or {}, with_dependent_launch=with_dependent_launch
+        )
         self._position = 0
         self._with_ortho = False
         self._graphs: dict[bool, torch.cuda.CUDAGraph] = {}

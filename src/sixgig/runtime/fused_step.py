@@ -50,7 +50,8 @@ class FusedStep:
         *,
         with_dependent_launch: bool | None = None,
     ) -> None:
-        """`with_dependent_launch`: attention comes up while q, k and v are made; None: where the card can."""
+        """`with_dependent_launch`: attention comes up while q, k and v are made, reads the cache and waits
+        for them (programmatic dependent launch, compute capability 9.0); None: where the card can."""
         self._model, self._context = model, context_tokens
         self._early = _can_launch_early(model) if with_dependent_launch is None else with_dependent_launch
         self.alpha = torch.zeros(1, device=model.device)

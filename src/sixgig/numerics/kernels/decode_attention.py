@@ -10,9 +10,9 @@ Legend: H query heads, K key-value heads, D head dimension, T positions.
 # Triton's functions are compiled from source: no postponed annotations and no type hints beyond constexpr.
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_wait
 
 from .codes import product_of_tiles
-from .dependent_launch import await_previous
 
 
 @triton.constexpr_function
@@ -69,7 +69,7 @@ def decode_attention_kernel(
     end = min(share * chunk + chunk, position)
     key_T, value_T = _cached(keys_ptr, values_ptr, cache, share * chunk, end, HEAD, PADDED, TILE)
     if IS_EARLY:
-        await_previous()
+        gdc_wait()  # programmatic dependent launch: see FusedStep
     row = tl.arange(0, 16)
     in_group = row < GROUP
     q = _rotated(qkv_ptr, (head * GROUP + row) * HEAD, cos, sin, in_group, HEAD, PADDED, DTYPE)

@@ -23,9 +23,9 @@ Legend: M rows of activations (at most 16), O out features, I in features.
 # Triton's functions are compiled from source: no postponed annotations and no type hints beyond constexpr.
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents
 
 from .codes import grid, product_of_tiles, strip
-from .dependent_launch import let_next_come
 from .epilogue import inverse_rms, write_rows
 from .ortho_product import inner_share, ortho_sums, own_ortho, sparse_share
 
@@ -125,15 +125,12 @@ def decode_product_kernel(
                 )  # fmt: skip
     else:
         if LETS_NEXT_COME:
-            let_next_come()
+            gdc_launch_dependents()
         rows = row_block * BLOCK_O + tl.arange(0, BLOCK_O)
         row_mask = rows < num_out
-        if HAS_ORTHO:
-            first, last, segment, up = own_ortho(
-                up_ptr, starts_ptr, segment_ptr, row_block, rows, row_mask, RANK, HAS_SPARSE
-            )
-        else:
-            first, last, segment, up = rows, rows, row_block, rows
+        first, last, segment, up = own_ortho(
+            up_ptr, starts_ptr, segment_ptr, row_block, rows, row_mask, RANK, HAS_SPARSE
+        )
         y = _base_share(
             x_ptr, words_ptr, grids_ptr, rows, row_mask, first_block, last_block, num_in, num_out, num_rows,
             BITS, GROUP, BLOCK_O, DTYPE, SLOTS, EVEN_I, EVEN_O, STAGES,
@@ -158,7 +155,8 @@ def decode_product_kernel(
                     for row in range(num_rows):
                         sums = ortho_sums(
                             inner_ptr + row * rank + segment, kept_ptr + row * num_slots, first, last, up,
-                            rank, RANK, NUM_SLICES, SLICES, HAS_SPARSE, BLOCK_O, USUAL_SLOTS,
+                            up_ptr, rows, row_mask, rank,
+                            RANK, NUM_SLICES, SLICES, HAS_SPARSE, BLOCK_O, USUAL_SLOTS,
                         )  # fmt: skip
                         y += tl.where(m[None, :] == row, alpha * sums[:, None], 0.0)
             if NORM_PARTS > 0:

@@ -24,7 +24,11 @@ def leave(at, numbers, mask):
 
 @triton.jit
 def look(at, mask):
-    """(fp32 numbers, 1 where one is still missing); outside the mask 0 and 0."""
+    """(fp32 numbers, 1 where one is still missing); outside the mask 0 and 0.
+
+    Every number must have one thread: of several that read it one may find it and another not yet, and the
+    sum might be made of the one's and `missing` of the other's. So a tile has an element a thread at least.
+    """
     bits = tl.load(at, mask=mask, other=0, volatile=True)
     return bits.to(tl.float32, bitcast=True), (bits == _EMPTY).to(tl.int32)
 

@@ -13,7 +13,7 @@ matrix unit wants them, and a plane's activations lie side by side.
 
 Blocks come first, then parts, then rows: what a program reads of a part is one run of memory. Each group of
 each row has one 32-bit grid: the fp16 scale below, the offset above, in the activations' type: what a code's
-bits read as plus the zero point, so that one exact subtraction gives code - zero.
+bits read as plus the zero point, so that one exact operation gives code - zero (see `codes`).
 
 Shapes: O out features, I in features, N blocks, P parts, G groups.
 """

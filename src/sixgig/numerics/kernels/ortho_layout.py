@@ -25,7 +25,7 @@ from ..split_product import OrthoFactors
 
 SLOT_ENTRIES = 8
 TILE_SLOTS = 128  # that one program takes at a time; their number is a multiple of it
-_FEWEST_COMPONENTS = 16  # what the matrix unit takes at least
+_FEWEST_COMPONENTS = 16  # so that a row of U is 32 bytes, two of a thread's loads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class TiledOrtho:
 
     @property
     def usual_slots(self) -> int:
-        """A power of two that the slots of most rows do not exceed, from 4 to 16."""
+        """A power of two that is 1.5 times the mean of a row's slots at least, from 4 to 16."""
         mean = self.num_slots / max(len(self.up_Ow), 1)
         return min(16, max(4, 1 << int(1.5 * mean).bit_length()))
 

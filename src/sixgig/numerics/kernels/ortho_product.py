@@ -5,13 +5,21 @@ row's slots and U times V's sums, which are there by then, as a rule (see `excha
 """
 
 # Triton's own types do not describe what its functions return.
-# pyright: reportArgumentType=false, reportOperatorIssue=false
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportAssignmentType=false
 
 # Triton's functions are compiled from source: no postponed annotations and no type hints beyond constexpr.
 import triton
 import triton.language as tl
 
 from .exchange import empty, leave, look
+
+MOST_COMPONENTS = 32
+
+
+@triton.constexpr_function
+def piece_of(rank):
+    """Components that are multiplied with U at a time: more of them take more registers than there are."""
+    return min(rank, MOST_COMPONENTS)
 
 
 @triton.jit
@@ -63,12 +71,12 @@ def sparse_share(
 
 
 @triton.jit
-def _kept_sums(kept_at, first, last, BLOCK_O: tl.constexpr, SLOTS: tl.constexpr):
-    """(sums of the rows' slots from `first` to before `last`, at most SLOTS of them [BLOCK_O]; missing).
+def _kept_sums(kept_at, first, last, MOST: tl.constexpr):
+    """(sums of the rows' slots from `first` to before `last`, at most MOST of them [BLOCK_O]; missing).
 
     What is all there is empty afterwards.
     """
-    slot = first[:, None] + tl.arange(0, SLOTS)[None, :]
+    slot = first[:, None] + tl.arange(0, MOST)[None, :]
     mine = slot < last[:, None]
     kept, lacks = look(kept_at + slot, mine)
     missing = tl.max(lacks)
@@ -88,8 +96,15 @@ def _inner_sums(inner_at, rank, RANK: tl.constexpr, NUM_SLICES: tl.constexpr, SL
 
 
 @triton.jit
+def _rows_of_u(up_ptr, rows, row_mask, start, RANK: tl.constexpr, PIECE: tl.constexpr):
+    """Components `start` and on of the rows [BLOCK_O, PIECE]."""
+    at = up_ptr + rows[:, None] * RANK + start + tl.arange(0, PIECE)[None, :]
+    return tl.load(at, mask=row_mask[:, None], other=0.0)
+
+
+@triton.jit
 def ortho_sums(
-    inner_at, kept_at, first, last, up, rank,
+    inner_at, kept_at, first, last, up, up_ptr, rows, row_mask, rank,
     RANK: tl.constexpr, NUM_SLICES: tl.constexpr, SLICES: tl.constexpr, HAS_SPARSE: tl.constexpr,
     BLOCK_O: tl.constexpr, USUAL_SLOTS: tl.constexpr,
 ):  # fmt: skip
@@ -99,16 +114,19 @@ def ortho_sums(
         longest = tl.max(last - first)
         done = 0
         while done < longest:
-            kept, missing = _kept_sums(kept_at, first + done, last, BLOCK_O, USUAL_SLOTS)
+            kept, missing = _kept_sums(kept_at, first + done, last, USUAL_SLOTS)
             if missing == 0:
                 sums += kept
                 done += USUAL_SLOTS
     if RANK > 0:
-        inner = tl.zeros((RANK,), tl.float32)
-        missing = 1
-        while missing != 0:
-            inner, missing = _inner_sums(inner_at, rank, RANK, NUM_SLICES, SLICES)
-        sums += tl.sum(up.to(tl.float32) * inner[None, :], axis=1)
+        PIECE: tl.constexpr = piece_of(RANK)
+        for start in range(0, RANK, PIECE):
+            inner = tl.zeros((PIECE,), tl.float32)
+            missing = 1
+            while missing != 0:
+                inner, missing = _inner_sums(inner_at + start, rank, PIECE, NUM_SLICES, SLICES)
+            mine = up if PIECE == RANK else _rows_of_u(up_ptr, rows, row_mask, start, RANK, PIECE)
+            sums += tl.sum(mine.to(tl.float32) * inner[None, :], axis=1)
     return sums
 
 
@@ -118,7 +136,8 @@ def own_ortho(
     RANK: tl.constexpr, HAS_SPARSE: tl.constexpr,
 ):  # fmt: skip
     """What a block of rows needs to know of its Ortho part, whatever the activations are: (each row's first
-    slot, the one after its last, first component, rows of U)."""
+    slot, the one after its last, first component, rows of U where they are
+    narrow enough to be held meanwhile)."""
     first = rows
     last = rows
     if HAS_SPARSE:
@@ -128,6 +147,6 @@ def own_ortho(
     up = rows
     if RANK > 0:
         segment = tl.load(segment_ptr + row_block)
-        up_at = up_ptr + rows[:, None] * RANK + tl.arange(0, RANK)[None, :]
-        up = tl.load(up_at, mask=row_mask[:, None], other=0.0)
+        if piece_of(RANK) == RANK:
+            up = _rows_of_u(up_ptr, rows, row_mask, 0, RANK, RANK)
     return first, last, segment, up

@@ -19,6 +19,7 @@ from .decode_product import decode_product_kernel
 from .exchange import EMPTY
 from .layout import TiledBase, block_columns
 from .ortho_layout import SLOT_ENTRIES, TILE_SLOTS, TiledOrtho
+from .ortho_product import MOST_COMPONENTS
 
 MAX_ROWS = 16
 _SLICE_COLUMNS = 1024  # of V that one helper program reads in one task
@@ -35,6 +36,13 @@ class Launch:
     num_stages: int = 3
     max_inner_helpers: int = 128  # programs that multiply with V
     max_sparse_helpers: int = 168  # programs that multiply with S
+
+    def __post_init__(self) -> None:
+        for kind in ("max_inner_helpers", "max_sparse_helpers"):
+            if getattr(self, kind) < 1:  # what nobody makes would be waited for without end
+                raise InputError(
+                    f"{kind} is too small", expected="1 or more", received=f"{getattr(self, kind)}"
+                )
 
     @classmethod
     def for_shape(cls, num_out: int) -> Launch:
@@ -90,7 +98,7 @@ class Workspace:
 
     @property
     def is_at_rest(self) -> bool:
-        """Everything is as a launch must find it."""
+        """What launches are to leave behind them: nothing. (The sums with V are the host's to empty.)"""
         return not self.counters.any() and bool((self.kept == EMPTY).all())
 
     def reset(self) -> None:
@@ -140,8 +148,10 @@ class DecodeProduct:
         self._slice = _SLICE_COLUMNS if base.num_in <= 8 * _SLICE_COLUMNS else 2 * _SLICE_COLUMNS
         self._num_slices = -(-base.num_in // self._slice)
         self._num_inner_helpers, self._num_helpers = 0, 0
+        self._usual_slots, self._slices = 1, 1
         if ortho is not None:
             tasks, tiles = ortho.num_components * self._num_slices, ortho.num_slots // TILE_SLOTS
+            self._usual_slots, self._slices = self._looked_at(ortho)
             self._num_inner_helpers = min(tasks, launch.max_inner_helpers)
             self._num_helpers = self._num_inner_helpers + min(tiles, launch.max_sparse_helpers)
         partial = self.num_row_blocks * self._split * MAX_ROWS * launch.block_rows
@@ -152,6 +162,16 @@ class DecodeProduct:
             counters=self.num_row_blocks,
             kept=max(kept, 1),
             inner=inner,
+        )
+
+    def _looked_at(self, ortho: TiledOrtho) -> tuple[int, int]:
+        """How many slots of a row and slices of V one look takes: enough to give each thread a number of its
+        own (see `exchange.look`)."""
+        num_threads = 32 * self._launch.num_warps
+        components = max(1, min(ortho.width, MOST_COMPONENTS))
+        return (
+            max(ortho.usual_slots, num_threads // self._launch.block_rows),
+            max(triton.next_power_of_2(self._num_slices), num_threads // components),
         )
 
     @property
@@ -240,7 +260,7 @@ class DecodeProduct:
             HAS_SPARSE=ortho is not None and ortho.num_slots > 0,
             TILE=TILE_SLOTS,
             ENTRIES=SLOT_ENTRIES,
-            USUAL_SLOTS=4 if ortho is None else ortho.usual_slots,
-            SLICES=triton.next_power_of_2(self._num_slices),
+            USUAL_SLOTS=self._usual_slots,
+            SLICES=self._slices,
             LETS_NEXT_COME=lets_next_come,
         )
