@@ -88,6 +88,6 @@ def test_taking_the_zero_point_off_is_exact_at_every_place(bits: int, dtype: tor
     offset_CZ = (magic + zero_CZ).to(dtype)
     for place in range(room - bits + 1):
         number_CZ = (magic + 2.0**place * code_CZ).to(dtype)
-        added_CZ = (magic - magic / 2**place) - offset_CZ
+        added_CZ = codes.excess_of(place, TRITON_TYPES[dtype]) - offset_CZ
         assert added_CZ.dtype == dtype
         assert torch.equal(number_CZ.double() / 2**place + added_CZ.double(), (code_CZ - zero_CZ).double())

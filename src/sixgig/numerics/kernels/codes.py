@@ -34,6 +34,12 @@ def shift_of(field, bits, part, dtype):
 
 
 @triton.constexpr_function
+def excess_of(place, dtype):
+    """What a number at a place has too much of the magic once it is divided by 2^place."""
+    return _magic(dtype) - _magic(dtype) / 2**place
+
+
+@triton.constexpr_function
 def _mask(bits, place):
     return (2**bits - 1) << place
 
@@ -82,7 +88,7 @@ def _centred(numbers, offset, PLACE: tl.constexpr, DTYPE: tl.constexpr):
         return ((codes + _magic(DTYPE)).to(tl.float32) - offset.to(tl.float32)[:, None]).to(DTYPE)
     if PLACE == 0:
         return numbers - offset[:, None]
-    excess: tl.constexpr = _magic(DTYPE) - _magic(DTYPE) / 2**PLACE
+    excess: tl.constexpr = excess_of(PLACE, DTYPE)
     factor = tl.full(numbers.shape, 2.0**-PLACE, DTYPE)
     return tl.fma(numbers, factor, (excess - offset)[:, None].broadcast_to(numbers.shape))
 
