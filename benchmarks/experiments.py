@@ -1,0 +1,210 @@
+"""Writes receipts of finished runs: one for each experiment and preset.
+
+sixgig run saving-genius --preset full --data-dir DATA        on a GPU; as many experiments as you like
+python benchmarks/experiments.py RUN [RUN ...]                one receipt an experiment and preset
+
+Several runs of one experiment and preset (a seed each) make one receipt together: its figures then are the
+runs' means, `low` and `high` the lowest and highest ends of their intervals, and each run's own is in `raw`.
+The kill switch pools its seeds' canaries instead: benchmarks/kill_switch.py.
+A run made where git was not at hand needs --commit; that the code that ran is that commit's is checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kill_switch import ROOT, device, made_from
+from sixgig.files import write_json
+from sixgig.report.schema import Result, Score, Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One named figure: where it stands in a result, and what is asked of it (None: nothing)."""
+
+    name: str
+    score: str
+    arm: str
+    alpha: float | None = None
+    target: str | None = None
+    holds: Callable[[float], bool] | None = None
+
+
+# What is asked, by experiment; every verdict of a run comes after these under its own name.
+ASKED: Mapping[str, Sequence[Asked]] = {
+    "null-test": (
+        Asked(
+            name="null_ppl_ratio_alpha0_int4",
+            score="ppl_ratio_int4",
+            arm="split",
+            alpha=0.0,
+            target="at most 1.05",
+            holds=lambda value: value <= 1.05,
+        ),
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="+", help="finished run directories")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "receipts")
+    parser.add_argument("--commit", help="the commit the runs were made from, where git cannot tell")
+    arguments = parser.parse_args()
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for run in arguments.runs:
+        result = Result.read(run / "result.json")
+        groups.setdefault((result.experiment, str(result.config["preset"])), []).append(result)
+    for results in groups.values():
+        value = receipt(results, str(datetime.date.today()), arguments.commit)
+        path = arguments.out / f"{value['area']}-{value['date']}.json"
+        write_json(path, value)
+        show(value)
+        print(path)
+
+
+def show(value: Mapping[str, Any]) -> None:
+    for one in value["figures"]:
+        mark = {True: "met", False: "NOT MET", None: ""}[one["met"]]
+        told = "-" if one["value"] is None else f"{one['value']:.4f}"
+        print(f"{one['name']:<60} {told:>12}  {one['target'] or '':<48} {mark}")
+
+
+def receipt(results: Sequence[Result], date: str, claimed_commit: str | None) -> dict[str, Any]:
+    """The receipt of runs of one experiment and preset; figures that fell short are in it too."""
+    first = results[0]
+    require_alike(results)
+    return {
+        "schema": "sixgig.receipt/1",
+        "area": f"{first.experiment}-{first.config['preset']}",
+        "command": f"sixgig run {first.experiment} --preset {first.config['preset']}; "
+        "python benchmarks/experiments.py RUN ...",
+        "date": date,
+        "commit": made_from(first.provenance, claimed_commit),
+        "device": device(first),
+        "versions": first.provenance["library_versions"],
+        "config": without_seed(first.config),
+        "figures": [*asked_figures(results), *verdict_figures(results), *times(results)],
+        "raw": {
+            "runs": [
+                {
+                    "config": result.config,
+                    "verdicts": [
+                        verdict.model_dump(mode="json", by_alias=True) for verdict in result.verdicts
+                    ],
+                    "scores": [score.model_dump(mode="json") for score in result.scores],
+                    "timings": result.timings,
+                    "memory": result.memory.model_dump(mode="json"),
+                    "warnings": result.warnings,
+                    "data_sources": result.provenance.get("data_sources", []),
+                    "blocks": result.blocks(),
+                }
+                for result in results
+            ]
+        },
+    }
+
+
+def without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in ("seed", "seeds")}
+
+
+def require_alike(results: Sequence[Result]) -> None:
+    """Exits where the runs are no one measurement."""
+    for what, values in (
+        ("settings", [without_seed(result.config) for result in results]),
+        ("code", [result.provenance["source_sha256"] for result in results]),
+        ("libraries", [result.provenance["library_versions"] for result in results]),
+        ("device", [result.provenance["device_name"] for result in results]),
+    ):
+        if any(value != values[0] for value in values):
+            raise SystemExit(f"the runs of {results[0].experiment} differ in {what}: {values}")
+    seeds = [(result.config.get("seed"), tuple(result.config.get("seeds", ()))) for result in results]
+    if len(set(seeds)) < len(seeds):
+        raise SystemExit(f"two runs of {results[0].experiment} have the same seeds: {seeds}")
+
+
+def asked_figures(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """The named figures. Exits where a run lacks one: it was asked for."""
+    found = []
+    for asked in ASKED.get(results[0].experiment, ()):
+        scores = [result.score(asked.score, asked.arm, asked.alpha) for result in results]
+        known = [score for score in scores if score is not None and score.value is not None]
+        if len(known) < len(results):
+            raise SystemExit(f"{asked.name}: a run has no score {asked.score} of {asked.arm}")
+        value = sum(score.value or 0.0 for score in known) / len(known)
+        # Every run has to hold it, not their mean.
+        met = None if asked.holds is None else all(asked.holds(score.value or 0.0) for score in known)
+        found.append(figure(asked.name, value, known, asked.target, met))
+    return found
+
+
+def verdict_figures(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Each verdict as a figure of its own; met where every run's verdict is, None where one is undecided."""
+    found = []
+    for verdict in results[0].verdicts:
+        place = (verdict.criterion, verdict.arm)
+        alike = [one for result in results for one in result.verdicts if (one.criterion, one.arm) == place]
+        marks = [one.passed for one in alike]
+        met = False if False in marks else None if None in marks or len(alike) < len(results) else True
+        values = [one.value for one in alike if one.value is not None]
+        value = sum(values) / len(values) if values else None
+        name = f"{verdict.arm}: {verdict.criterion}"
+        found.append(figure(name, value, alike, verdict.threshold, met, unit="", note=verdict.note))
+    return found
+
+
+def times(results: Sequence[Result]) -> list[dict[str, Any]]:
+    name = f"{results[0].experiment.replace('-', '_')}_seconds"
+    seconds = [result.timings["whole_run"] for result in results]
+    return [
+        {
+            "name": name,
+            "value": sum(seconds) / len(seconds),
+            "unit": "s",
+            "low": min(seconds) if len(seconds) > 1 else None,
+            "high": max(seconds) if len(seconds) > 1 else None,
+            "n": len(seconds),
+            "target": None,
+            "met": None,
+            "note": "a run",
+        }
+    ]
+
+
+def figure(
+    name: str,
+    value: float | None,
+    parts: Sequence[Score] | Sequence[Verdict],
+    target: str | None,
+    met: bool | None,
+    *,
+    unit: str | None = None,
+    note: str = "",
+) -> dict[str, Any]:
+    lows = [part.low for part in parts if part.low is not None]
+    highs = [part.high for part in parts if part.high is not None]
+    units = [part.unit for part in parts if isinstance(part, Score)]
+    sizes = [part.n for part in parts if isinstance(part, Score)]
+    return {
+        "name": name,
+        "value": value,
+        "unit": units[0] if unit is None else unit,
+        "low": min(lows) if lows else None,
+        "high": max(highs) if highs else None,
+        "n": sum(sizes) if sizes else len(parts),
+        "target": target,
+        "met": met,
+        "note": note,
+    }
+
+
+if __name__ == "__main__":
+    main()
