@@ -185,7 +185,14 @@ def _other_tensors(
         if not any(name.startswith(start) for start in stored):
             shape, dtype = tensors.shape(name), tensors.dtype(name)
             if len(shape) == 1:  # llama.cpp wants norms and biases in fp32
-                yield _plain_later(names(name), shape, torch.float32, lambda n=name: tensors.get(n).float())
+                # The bias of a layer whose rows are turned turns with them.
+                heads = _turning_heads(spec, name.removesuffix(".bias"))
+
+                def make(name: str = name, heads: int | None = heads) -> Tensor:
+                    values = tensors.get(name).float()
+                    return turned(values, heads) if heads else values
+
+                yield _plain_later(names(name), shape, torch.float32, make)
             else:
                 yield _plain_later(names(name), shape, dtype, lambda n=name: tensors.get(n))
 
