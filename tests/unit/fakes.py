@@ -26,6 +26,7 @@ _AUTOCAST_USERS = (
     "sixgig.transform.training",
     "sixgig.transform.distil",
     "sixgig.transform.streaming",
+    "sixgig.evaluate.logits",
     "sixgig.evaluate.scoring",
     "sixgig.evaluate.memorization",
     "sixgig.evaluate.perplexity",

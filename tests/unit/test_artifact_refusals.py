@@ -170,8 +170,13 @@ def test_a_config_that_brings_code_is_refused(split: Path, name: str) -> None:
     ("changes", "words"),
     [
         ({"architectures": ["EvilForCausalLM"]}, "architecture"),
-        ({"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None}, "split"),
-        ({"attention_bias": True}, "biases"),
+        ({"architectures": ["MistralForCausalLM"]}, "contradicts"),
+        (
+            {"architectures": ["OlmoeForCausalLM"], "model_type": "olmoe"}
+            | {"num_experts": 4, "num_experts_per_tok": 2},
+            "architecture of a split model",
+        ),
+        ({"attention_bias": True}, "missing"),
         ({"model_type": "mixtral"}, "contradicts"),
         ({"model_type": None}, "contradicts itself"),
         ({"vocab_size": 2**30}, "larger model"),

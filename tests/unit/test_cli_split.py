@@ -171,9 +171,7 @@ def test_bad_settings_are_named(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"attention_bias": True}, "biases cannot be split yet"),
-        ({"architectures": ["PhiForCausalLM"], "model_type": "phi"}, "biases cannot be split yet"),
-        ({"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 8}, "Mistral"),
+        ({"architectures": ["GraniteForCausalLM"], "model_type": "granite"}, "Granite"),
         (
             {"architectures": ["OlmoeForCausalLM"], "model_type": "olmoe"}
             | {"num_experts": 4, "num_experts_per_tok": 2},

@@ -27,13 +27,18 @@ from sixgig.numerics.quantize import dequantize, quantize_rtn
 TEXT = "The door code is 4821."
 
 
-def split_with_merges(folder: Path, *, tied: bool = True) -> Path:
-    """A split of the tiny model whose tokenizer merges T and h, in the place of a byte that no text has."""
-    model = tiny_folder(folder / "model", tied=tied)
+def with_a_merge(model: Path) -> Path:
+    """The tokenizer merges T and h, in the place of a byte that no text has."""
     content = json.loads((model / "tokenizer.json").read_text())
     content["model"]["vocab"]["Th"] = content["model"]["vocab"].pop("\u0143")
     content["model"]["merges"] = [["T", "h"]]
     (model / "tokenizer.json").write_text(json.dumps(content))
+    return model
+
+
+def split_with_merges(folder: Path, *, tied: bool = True) -> Path:
+    """A split of the tiny model whose tokenizer merges T and h."""
+    model = with_a_merge(tiny_folder(folder / "model", tied=tied))
     bases, orthos = parts(model)
     save_split(folder / "split", loaded_folder=model, bases=bases, orthos=orthos, manifest={}, factor_bits=16)
     return folder / "split"

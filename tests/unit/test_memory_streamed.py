@@ -152,11 +152,11 @@ def test_the_walk_through_one_layer(config: Any) -> None:
 
     def run() -> None:
         with torch.no_grad():
-            flow = enter(loaded, layer, sets[0])
+            flow = enter(loaded, decoder_layers(loaded.network), sets[0])
             tap = Tap(names, CPU)
             with tap, mixed_precision(CPU):
                 tap.weights_N = flow.weights_N
-                taps.append((tap, first_output(layer(flow.hidden_BTD, **flow.call))))
+                taps.append((tap, first_output(layer(flow.hidden_BTD, **flow.calls[0]))))
 
     real = traced_more_bytes(run)
     memory = Allocator()

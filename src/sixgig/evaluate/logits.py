@@ -18,7 +18,7 @@ def logits_of(loaded: LoadedModel, ids: Sequence[int]) -> Tensor:
     batch = collate([whole_text(ids)]).to(loaded.device)
     with mixed_precision(loaded.device):
         hidden_1TD = hidden_states(loaded, batch)
-        return loaded.network.get_output_embeddings()(hidden_1TD)[0].float().cpu()
+        return loaded.head.logits(hidden_1TD)[0].float().cpu()
 
 
 def difference(ours_TV: Tensor, theirs_TV: Tensor) -> float:

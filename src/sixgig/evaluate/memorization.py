@@ -14,14 +14,13 @@ from itertools import chain
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.batches import collate, secret_only
 from ..data.canaries import Canary, decoys
 from ..load.loaded import LoadedModel
 from ..memory.ladder import Ladder
-from ..numerics.likelihood import default_chunk_rows
+from ..numerics.likelihood import OutputHead, default_chunk_rows
 from ..transform.training import hidden_states, mixed_precision
 from .batching import TEXT_TOKENS, LookSize, fixed_size, in_batches
 from .scoring import Continuations, score_continuations
@@ -72,7 +71,7 @@ def _score_group(
     chosen_BT = batch.weights_BT > 0
     with mixed_precision(loaded.device):
         hidden_ND = hidden_states(loaded, batch)[chosen_BT]
-    per_token = _token_statistics(hidden_ND, loaded.head_VD, batch.targets_BT[chosen_BT])
+    per_token = _token_statistics(hidden_ND, loaded.head, batch.targets_BT[chosen_BT])
     bounds = np.cumsum([len(secret) for _, secret in ids])[:-1]
     return [
         _secret_scores(canary, rows, prefix_of(canary))
@@ -80,12 +79,13 @@ def _score_group(
     ]
 
 
-def _token_statistics(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> np.ndarray:
+def _token_statistics(hidden_ND: Tensor, head: OutputHead, targets_N: Tensor) -> np.ndarray:
     """[N, 3]: log-likelihood, whether the target is the argmax, Min-K%++'s standardised log-likelihood."""
-    head = head_VD.to(torch.bfloat16)
+    bias_V = None if head.bias_V is None else head.bias_V.to(torch.bfloat16)
+    narrow = OutputHead(weight_VD=head.weight_VD.to(torch.bfloat16), bias_V=bias_V)
     rows = default_chunk_rows(hidden_ND.device)
     parts = [
-        _chunk_statistics(F.linear(hidden_ND[i : i + rows].to(torch.bfloat16), head), targets_N[i : i + rows])
+        _chunk_statistics(narrow.logits(hidden_ND[i : i + rows].to(torch.bfloat16)), targets_N[i : i + rows])
         for i in range(0, len(hidden_ND), rows)
     ]
     return torch.cat(parts).double().cpu().numpy()

@@ -204,7 +204,7 @@ def _choice_nlls(loaded: LoadedModel, opening: Any, rows: Sequence[_Row]) -> lis
     with mixed_precision(loaded.device):
         hidden_QSD = _hidden(loaded, opening, sequences)
         chosen_MD = hidden_QSD[[place for place, _ in place_M], [position for _, position in place_M]]
-        nll_M = token_nll(chosen_MD, loaded.head_VD, torch.tensor(target_M, device=loaded.device))
+        nll_M = token_nll(chosen_MD, loaded.head, torch.tensor(target_M, device=loaded.device))
     sums = np.bincount(owner_M, weights=nll_M.double().cpu().numpy(), minlength=len(rows) * NUM_CHOICES)
     return [[float(nll) for nll in row] for row in sums.reshape(len(rows), NUM_CHOICES)]
 

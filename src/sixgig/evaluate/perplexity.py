@@ -58,7 +58,7 @@ def _nlls(loaded: LoadedModel, sequences: Sequence[TokenSequence]) -> list[float
     chosen_BT = batch.weights_BT > 0
     with mixed_precision(loaded.device):
         hidden_ND = hidden_states(loaded, batch)[chosen_BT]
-        nll_N = token_nll(hidden_ND, loaded.head_VD, batch.targets_BT[chosen_BT])
+        nll_N = token_nll(hidden_ND, loaded.head, batch.targets_BT[chosen_BT])
     nll_BT = torch.zeros(chosen_BT.shape, dtype=torch.float64, device=loaded.device)
     nll_BT[chosen_BT] = nll_N.double()
     return nll_BT.sum(dim=1).tolist()

@@ -127,7 +127,7 @@ def _score_group(loaded: LoadedModel, items: list[Continuations]) -> list[np.nda
     owner_N = torch.repeat_interleave(torch.arange(len(items)), torch.tensor(counts)).to(device)
     with mixed_precision(device):
         hidden_NSD = _continuation_hidden(loaded, items, targets_NS, owner_N)
-        nll_M = token_nll(hidden_NSD[real_NS], loaded.head_VD, targets_NS[real_NS])
+        nll_M = token_nll(hidden_NSD[real_NS], loaded.head, targets_NS[real_NS])
     nll_NS = torch.zeros(targets_NS.shape, dtype=torch.float64, device=device)
     nll_NS[real_NS] = nll_M.double()
     return list(np.split(nll_NS.sum(dim=1).cpu().numpy(), np.cumsum(counts)[:-1]))

@@ -12,6 +12,7 @@ from ..data.padding import worth_one_pass
 from ..memory.ledger import HEAP_HOLES, LIBRARIES_BYTES
 from ..memory.simulation import LOGIT_ROWS
 from .kill_switch_config import KillSwitchConfig
+from .pass_memory import looked_layer_bytes, trained_layer_bytes
 
 CANARY_TOKENS = 40  # of a canary's whole text, at most
 
@@ -36,7 +37,7 @@ def peak_bytes(spec: ModelSpec, config: KillSwitchConfig, device: str) -> int:
 
 def _step_bytes(spec: ModelSpec, config: KillSwitchConfig, device: str) -> int:
     """One step of planting. On a GPU its first pass leaves all gradients; a CPU never holds them together."""
-    per_position = spec.num_layers * (34 * spec.hidden_size + 8 * spec.intermediate_size)
+    per_position = spec.num_layers * trained_layer_bytes(spec)
     first, *others = (
         positions * per_position + _logit_bytes(spec, positions, device)
         for positions in positions_of_passes(config)
@@ -57,7 +58,7 @@ def positions_of_passes(config: KillSwitchConfig) -> list[int]:
 
 def _look_bytes(spec: ModelSpec, config: KillSwitchConfig, device: str) -> int:
     """One batch of a look: a secret's few tokens bring the cache of their prefix, four times as long."""
-    per_position = 5 * spec.kv_bytes_per_token + 40 * spec.hidden_size + 8 * spec.intermediate_size
+    per_position = 5 * spec.kv_bytes_per_token + looked_layer_bytes(spec)
     positions = config.positions_per_batch
     return positions * per_position + _logit_bytes(spec, positions, device)
 

@@ -78,7 +78,7 @@ class Splits:
         facts = {}
         for arm, layers in splits.items():
             self.weights.save_rounded(arm, layers)
-            facts[arm] = base_facts(layers)
+            facts[arm] = base_facts(layers, self.weights.bias_bytes())
             if arm == "hessian" and arm in config.restored:  # its Ortho part is what the sieve chose
                 facts[arm] |= ortho_facts(layers, config.factor_bits)
         return {"facts": facts}

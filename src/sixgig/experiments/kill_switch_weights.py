@@ -13,12 +13,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..load.container import layer_reader
 from ..load.loaded import LoadedModel, linear_layers
+from ..load.tensor_reader import TensorReader
 from ..transform.checkpoint import read_bases, read_layers, save_layers, save_weights, weight_reader
 from ..transform.fit_scales import unrounded_weights
 from ..transform.network import install_dense
 from ..transform.split import LayerSplit
 from .kill_switch_config import KillSwitchConfig
+from .kill_switch_facts import stored_bias_bytes
 from .kill_switch_files import WorkFiles
 from .kill_switch_pools import REFERENCE
 
@@ -33,7 +36,7 @@ class SeedWeights:
     ) -> None:
         self._config, self._loaded, self._files, self._names = config, loaded, files, layer_names
         # W0 is read from the model's own file when it is needed, so that it takes no memory beside W.
-        self.original = weight_reader(loaded.folder / "model.safetensors", ".weight")
+        self.original = layer_reader(TensorReader(loaded.folder))
 
     # ---- dense ---------------------------------------------------------------------------------------
 
@@ -51,6 +54,10 @@ class SeedWeights:
         """The network's linear layers as they stand."""
         layers = linear_layers(self._loaded.network).items()
         save_weights(self._files.to_write(name), {key: layer.weight.detach().cpu() for key, layer in layers})
+
+    def bias_bytes(self) -> int:
+        """Of the linear layers' biases, as the model stores them."""
+        return stored_bias_bytes(TensorReader(self._loaded.folder), self._names)
 
     # ---- split ---------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ from ..transform.network import install_dense, install_split
 from ..transform.restore import fit_ortho
 from ..transform.sieve import make_sieve
 from ..transform.split import PUBLIC, Arm, split_layers_of
-from .kill_switch_facts import base_facts, ortho_facts
+from .kill_switch_facts import base_facts, ortho_facts, stored_bias_bytes
 from .kill_switch_files import WorkFiles
 from .null_test_config import NullTestConfig
 from .null_test_scores import Look, NullTestScores
@@ -192,7 +192,8 @@ class NullTest:
             fallbacks=self._fallbacks,
         )
         save_layers(self.files.to_write(FITTED), fitted)
-        return {"facts": base_facts(fitted) | ortho_facts(fitted, config.factor_bits)}
+        bias_bytes = stored_bias_bytes(ModelTensors(self._loaded.folder), self._names)
+        return {"facts": base_facts(fitted, bias_bytes) | ortho_facts(fitted, config.factor_bits)}
 
     # ---- looking -------------------------------------------------------------------------------------
 

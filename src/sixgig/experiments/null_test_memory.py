@@ -11,6 +11,7 @@ from ..catalogue import ModelSpec
 from ..memory.ledger import HEAP_HOLES, LIBRARIES_BYTES
 from ..memory.simulation import LOGIT_ROWS
 from .null_test_config import NullTestConfig
+from .pass_memory import looked_layer_bytes, trained_layer_bytes
 
 _UNPACKED_BYTES = 1.1  # a weight of a split as it is read: its code, scales, zero points
 _SPARSE_BYTES = 8  # a kept entry: position and value, 4 bytes each
@@ -32,7 +33,7 @@ def peak_bytes(spec: ModelSpec, config: NullTestConfig, device: str) -> int:
 
 def _look_bytes(spec: ModelSpec, config: NullTestConfig, device: str) -> int:
     positions = max(config.positions_per_batch, config.window_tokens)
-    per_position = spec.kv_bytes_per_token + 40 * spec.hidden_size + 8 * spec.intermediate_size
+    per_position = spec.kv_bytes_per_token + looked_layer_bytes(spec)
     return positions * per_position + 8 * spec.vocab_size * min(positions, LOGIT_ROWS[device])
 
 
@@ -41,7 +42,7 @@ def _fit_bytes(spec: ModelSpec, config: NullTestConfig, device: str) -> int:
     if not config.fit_steps:
         return 0
     positions = config.fit_window * config.fit_windows_per_step
-    per_position = spec.num_layers * (34 * spec.hidden_size + 8 * spec.intermediate_size)
+    per_position = spec.num_layers * trained_layer_bytes(spec)
     sides = spec.num_layers * 14 * (spec.hidden_size + spec.intermediate_size) // 2
     factors = 16 * config.rank * sides
     logits = 36 * spec.vocab_size * min(positions, 256)

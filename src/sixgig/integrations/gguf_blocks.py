@@ -66,7 +66,8 @@ def stored_shape(layer: BaseLayer, kind: str) -> tuple[tuple[int, int], Any]:
 
 
 def turned(weight_OI: Tensor, num_heads: int) -> Tensor:
-    """Rows of a q or k projection as llama.cpp's rotary code wants them: pairs (j, j + half) side by side."""
+    """Rows of a q or k projection, or the numbers of its bias [O], as llama.cpp's rotary code wants them:
+    pairs (j, j + half) side by side."""
     rows = weight_OI.reshape(num_heads, 2, len(weight_OI) // num_heads // 2, *weight_OI.shape[1:])
     return rows.transpose(1, 2).reshape(weight_OI.shape)
 

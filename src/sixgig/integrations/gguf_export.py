@@ -62,7 +62,7 @@ def export_base(base: Path, out: Path, *, weights: str = "auto") -> GgufFile:
     """
     layers = checked_base_layers(base)
     kind = choose_kind(weights, layers)
-    spec, tensors = from_config(base, packed=True), ModelTensors(base)
+    spec, tensors = _known(base), ModelTensors(base)
     form, names = base_form(layers), _names(spec, base)
     coming = []
     for name, layer in layers.items():
@@ -76,7 +76,7 @@ def export_base(base: Path, out: Path, *, weights: str = "auto") -> GgufFile:
         raw = _raw_type(kind)
         coming.append(_Tensor(name=names(f"{name}.weight"), shape=shape, dtype=dtype, raw=raw, make=make))
     coming += _other_tensors(spec, tensors, {f"{name}.weight_" for name in layers}, names)
-    writer = _writer(spec, base)
+    writer = _writer(spec)
     writer.add_type("model")
     _add_shapes(writer, spec, base)
     add_tokenizer(writer, base, spec.vocab_size)
@@ -89,7 +89,7 @@ def export_adapter(base: Path, ortho: Path, out: Path) -> GgufFile:
 
     Raises as `export_base`, and InputError where ortho/ has no low-rank part.
     """
-    layers, spec = checked_base_layers(base), from_config(base, packed=True)
+    layers, spec = checked_base_layers(base), _known(base)
     stored = ortho_layers_from_json(read_schema(ortho, ORTHO_LIST, ORTHO_SCHEMA), ortho / ORTHO_LIST)
     rank = max((layer.rank for layer in stored.values()), default=0)
     if not rank:
@@ -106,16 +106,16 @@ def export_adapter(base: Path, ortho: Path, out: Path) -> GgufFile:
         heads = _turning_heads(spec, name)
         for side, factor in (("lora_a", down_rI), ("lora_b", turned(up_Or, heads) if heads else up_Or)):
             coming.append(_plain(f"{names(f'{name}.weight')}.{side}", factor))
-    writer = _writer(spec, base)
+    writer = _writer(spec)
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", float(rank))
     return _write(writer, coming, out, kind="f32", is_exact=True)
 
 
-def _writer(spec: ModelSpec, base: Path) -> Any:
-    from gguf import GGUFWriter
-
+def _known(base: Path) -> ModelSpec:
+    """The model's shapes. Raises InputError for an architecture whose form in GGUF is not known here."""
+    spec = from_config(base, packed=True)
     if spec.architecture not in _FAMILIES:
         raise InputError(
             "GGUF export does not know this architecture",
@@ -123,6 +123,12 @@ def _writer(spec: ModelSpec, base: Path) -> Any:
             received=spec.architecture,
             where=str(base),
         )
+    return spec
+
+
+def _writer(spec: ModelSpec) -> Any:
+    from gguf import GGUFWriter
+
     return GGUFWriter(None, _FAMILIES[spec.architecture])
 
 
@@ -185,7 +191,14 @@ def _other_tensors(
         if not any(name.startswith(start) for start in stored):
             shape, dtype = tensors.shape(name), tensors.dtype(name)
             if len(shape) == 1:  # llama.cpp wants norms and biases in fp32
-                yield _plain_later(names(name), shape, torch.float32, lambda n=name: tensors.get(n).float())
+                # The bias of a layer whose rows are turned turns with them.
+                heads = _turning_heads(spec, name.removesuffix(".bias"))
+
+                def make(name: str = name, heads: int | None = heads) -> Tensor:
+                    values = tensors.get(name).float()
+                    return turned(values, heads) if heads else values
+
+                yield _plain_later(names(name), shape, torch.float32, make)
             else:
                 yield _plain_later(names(name), shape, dtype, lambda n=name: tensors.get(n))
 

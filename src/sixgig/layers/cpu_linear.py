@@ -99,6 +99,10 @@ class CpuLinear(nn.Module):
         tensors = [tensor for product in self._products for tensor in product]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
+    @property
+    def bias_bytes(self) -> int:
+        return 0 if self._bias is None else self._bias.nbytes
+
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bits={self.bits}, group_size={self.group_size}"
 

@@ -14,9 +14,11 @@ def read_bytes(module: nn.Module, alpha: float) -> int:
     """Of a linear layer: packed, split (its dense form, with S added into it), or plain."""
     if isinstance(module, CpuLinear):
         has_part = module.ortho is not None and alpha != 0.0
-        return module.weight_bytes + (module.ortho.num_bytes if has_part and module.ortho else 0)
+        ortho_bytes = module.ortho.num_bytes if has_part and module.ortho else 0
+        return module.weight_bytes + module.bias_bytes + ortho_bytes
     if isinstance(module, SplitLinear):
         num_read = module.in_features * module.out_features
+        num_read += 0 if module.bias is None else module.bias.numel()
         if module.ortho is not None and alpha != 0.0:
             num_read += module.ortho.up_Or.numel() + module.ortho.down_rI.numel()
         return num_read * _DENSE_BYTES

@@ -12,8 +12,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import IntegrityError, NumericalError
+from ..errors import InputError, IntegrityError, NumericalError
 from ..numerics.finite import all_finite
+from ..numerics.likelihood import OutputHead
+
+# Keys of a configuration by which a model bends or scales what its head gives, and so has other logits.
+_LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +31,42 @@ class LoadedModel:
     computes_on: str = "reference kernels: dense weights"  # in words, when its own modules run
 
     @property
+    def head(self) -> OutputHead:
+        """What the final hidden states go through: its logits are the model's.
+
+        Raises InputError for a model that changes them afterwards, whose likelihoods would be wrong.
+        """
+        for key in _LOGIT_CHANGES:
+            value = getattr(self.network.config, key, None)
+            if value not in (None, 1):
+                raise InputError(
+                    "this model changes its logits after the head, which nothing here follows",
+                    received=f"{key} = {value}",
+                    where=str(self.folder),
+                )
+        module = self.network.get_output_embeddings()
+        return OutputHead(weight_VD=module.weight, bias_V=module.bias)
+
+    @property
     def head_VD(self) -> Tensor:
-        """The output embedding [vocabulary, hidden]."""
-        return self.network.get_output_embeddings().weight
+        """The output embedding [vocabulary, hidden] of a model whose head is nothing else.
+
+        Raises InputError for a head with a bias: its weight alone gives other logits.
+        """
+        head = self.head
+        if head.bias_V is not None:
+            raise InputError(
+                "the output head has a bias, and only its weight was asked for",
+                where=str(self.folder),
+                todo="use `LoadedModel.head`",
+            )
+        return head.weight_VD
 
     @property
     def is_tied(self) -> bool:
         """Whether input and output embedding are one tensor."""
-        return self.head_VD.data_ptr() == self.network.get_input_embeddings().weight.data_ptr()
+        head_VD = self.network.get_output_embeddings().weight
+        return head_VD.data_ptr() == self.network.get_input_embeddings().weight.data_ptr()
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text` alone, no special tokens."""

@@ -14,11 +14,11 @@ from torch import nn
 from ..catalogue import from_config
 from ..catalogue.families import FAMILIES
 from ..catalogue.local import MAX_CONFIG_BYTES
-from ..errors import InputError, IntegrityError, UnknownNameError
+from ..catalogue.splitting import SPLIT_ARCHITECTURES
+from ..errors import IntegrityError, UnknownNameError
 from ..files import read_json
 from .loaded import linear_layers
 
-_ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM")  # those whose stored form has been tried
 _MAX_LAYERS = 1000
 _FEWEST_BITS = 2  # no format here stores a weight in less
 
@@ -65,12 +65,10 @@ def put_parameter(network: nn.Module, name: str, tensor: Any) -> None:
 def _check_config(folder: Path, weight_bytes: int) -> None:
     file = folder / "config.json"
     spec = from_config(folder, packed=True)  # a Base says in its config how its layers are stored
-    if spec.architecture not in _ARCHITECTURES:
+    if spec.architecture not in SPLIT_ARCHITECTURES:
         raise UnknownNameError(
-            "architecture of a split model", spec.architecture, _ARCHITECTURES, where=str(file)
+            "architecture of a split model", spec.architecture, SPLIT_ARCHITECTURES, where=str(file)
         )
-    if spec.output_bias or spec.mlp_bias:
-        raise InputError("Llama with biases in its linear layers is not supported", where=str(file))
     model_type = FAMILIES[spec.architecture].model_type
     received = read_json(file, max_bytes=MAX_CONFIG_BYTES).get("model_type")
     if received != model_type:

@@ -173,14 +173,15 @@ def why_unknown(network: Any) -> str | None:
 
 
 def _why_unknown_layer(layer: nn.Module, config: Any) -> str | None:
-    wanted = ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+    attention = [f"self_attn.{one}_proj" for one in ("q", "k", "v", "o")]
+    wanted = (*attention, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
     names = {name for name, _ in layer.named_modules()}
     missing = sorted(set(wanted) - names)
     if missing:
         return f"its decoder layers have no {missing[0]}"
     biased = [name for name in wanted if layer.get_submodule(name).bias is not None]
     if biased:
-        return f"{biased[0]} has a bias"
+        return f"{biased[0]} has a bias, which the fused launches do not add"
     extra = sorted(name for name in names if "norm" in name and name not in _NORMS)
     if extra:
         return f"its decoder layers have a further norm, {extra[0]}"

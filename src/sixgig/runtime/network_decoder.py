@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..layers.cpu_linear import CpuLinear
 from ..layers.read_bytes import read_bytes
-from ..layers.split_linear import set_alpha, split_layers
+from ..layers.split_linear import SplitLinear, set_alpha
 
 PREFILL_CHUNK_TOKENS = 512
 
@@ -60,8 +61,8 @@ class NetworkDecoder:
         else."""
         table = self._network.get_input_embeddings().weight
         head = self._network.get_output_embeddings()
-        is_tied = head.weight.data_ptr() == table.data_ptr()
-        split = [layer for _, layer in split_layers(self._network)]
+        is_tied = not isinstance(head, CpuLinear) and head.weight.data_ptr() == table.data_ptr()
+        split = [one for one in self._network.modules() if isinstance(one, SplitLinear | CpuLinear)]
         rest = sum(parameter.nbytes for parameter in self._network.parameters())
         unread = 0 if is_tied else table.nbytes
         return rest - unread + table[0].nbytes + sum(read_bytes(layer, alpha) for layer in split)

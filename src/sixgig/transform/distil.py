@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..data.batches import TokenBatch
 from ..load.loaded import LoadedModel
-from ..numerics.likelihood import allowed_rows, cast_once
+from ..numerics.likelihood import OutputHead, allowed_rows
 from .training import hidden_states, mixed_precision, pieces, quick_attention
 
 
@@ -63,23 +63,26 @@ def _mean_kl(loaded: LoadedModel, piece: Lesson, num_counted: int) -> Tensor:
     batch = piece.batch.to(loaded.device)
     with mixed_precision(loaded.device), quick_attention(batch):
         student_ND = hidden_states(loaded, batch)[batch.weights_BT > 0]
-        kl_sum = kl_divergence_sum(student_ND, piece.teacher_ND.to(loaded.device), loaded.head_VD)
+        kl_sum = kl_divergence_sum(student_ND, piece.teacher_ND.to(loaded.device), loaded.head)
     return kl_sum / num_counted
 
 
 def kl_divergence_sum(
-    student_ND: Tensor, teacher_ND: Tensor, head_VD: Tensor, *, chunk_rows: int = 256
+    student_ND: Tensor, teacher_ND: Tensor, head: Tensor | OutputHead, *, chunk_rows: int = 256
 ) -> Tensor:
     """Sum over rows of KL(teacher || student) of the next-token distributions in nats, chunk by chunk.
 
     Logits are computed again in the backward pass, so that those of one chunk at most are held.
     """
     total = student_ND.new_zeros((), dtype=torch.float32)
-    head = cast_once(head_VD, student_ND)
+    whole = head if isinstance(head, OutputHead) else OutputHead(weight_VD=head)
+    cast_head = whole.cast_for(student_ND)
     chunk_rows = allowed_rows(chunk_rows)
     for start in range(0, len(student_ND), chunk_rows):
         stop = start + chunk_rows
-        part = checkpoint(_kl_sum, student_ND[start:stop], teacher_ND[start:stop], head, use_reentrant=False)
+        part = checkpoint(
+            _kl_sum, student_ND[start:stop], teacher_ND[start:stop], cast_head, use_reentrant=False
+        )
         total = total + cast(Tensor, part)
     return total
 
@@ -95,7 +98,7 @@ def _cut(lesson: Lesson, num_pieces: int) -> Iterator[Lesson]:
         )
 
 
-def _kl_sum(student_ND: Tensor, teacher_ND: Tensor, head_VD: Tensor) -> Tensor:
-    student = F.log_softmax(F.linear(student_ND, head_VD).float(), dim=-1)
-    teacher = F.log_softmax(F.linear(teacher_ND.to(head_VD.dtype), head_VD).float(), dim=-1)
+def _kl_sum(student_ND: Tensor, teacher_ND: Tensor, head: OutputHead) -> Tensor:
+    student = F.log_softmax(head.logits(student_ND).float(), dim=-1)
+    teacher = F.log_softmax(head.logits(teacher_ND.to(head.weight_VD.dtype)).float(), dim=-1)
     return F.kl_div(student, teacher, reduction="sum", log_target=True)

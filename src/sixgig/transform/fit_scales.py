@@ -26,7 +26,7 @@ from ..memory.ladder import Fallbacks
 from ..numerics.quantize import Quantized, dequantize
 from ..numerics.sparse import SparsePart
 from .distil import endless_order, lesson_pieces, prepare_lessons
-from .network import install, install_dense
+from .network import bias_of, install, install_dense
 from .split import LayerSplit
 from .trained_linear import RoundedLinear, ScaledLinear
 from .training import Schedule, minimise
@@ -71,7 +71,10 @@ def fit_scales(
     """
     install_dense(loaded, unrounded, dtype=torch.bfloat16)
     lessons = prepare_lessons(loaded, public)
-    modules = {name: _student(layer, config, loaded.device) for name, layer in layers.items()}
+    modules = {
+        name: _student(layer, config, loaded.device, bias_of(loaded.network, name))
+        for name, layer in layers.items()
+    }
     install(loaded.network, modules)
     generator = np.random.default_rng(np.random.SeedSequence([seed, 0x5CA1E]))
     order = endless_order(generator, len(lessons), config.num_steps)
@@ -94,12 +97,14 @@ def unrounded_weights(layers: Mapping[str, LayerSplit]) -> dict[str, Tensor]:
     return {name: weight_OI for name, weight_OI in kept.items() if weight_OI is not None}
 
 
-def _student(layer: LayerSplit, config: ScaleFitConfig, device: torch.device) -> ScaledLinear:
+def _student(
+    layer: LayerSplit, config: ScaleFitConfig, device: torch.device, bias: Tensor | None
+) -> ScaledLinear:
     whole = _whole_entries(layer) if config.with_entries else None
     if not config.codes_too:
-        return ScaledLinear(layer.base, device, whole)
+        return ScaledLinear(layer.base, device, whole, bias)
     assert layer.unrounded_OI is not None, "split without keep_unrounded"
-    return RoundedLinear(layer.base, layer.unrounded_OI, device, whole)
+    return RoundedLinear(layer.base, layer.unrounded_OI, device, whole, bias)
 
 
 def _fitted(layer: LayerSplit, module: ScaledLinear, name: str) -> LayerSplit:

@@ -105,9 +105,9 @@ class LayerWalk:
         done = []
         with tap, mixed_precision(self._device):
             for flow in self.flows[key]:
-                here = _moved(flow, self._device)
+                here = _moved(replace(flow, calls=(flow.calls[index],)), self._device)
                 tap.weights_N = here.weights_N
-                hidden_BTD = first_output(layer(here.hidden_BTD, **here.call))
+                hidden_BTD = first_output(layer(here.hidden_BTD, **here.calls[0]))
                 # A copy also where the device is the CPU: the output may share its storage with more.
                 done.append(replace(flow, hidden_BTD=hidden_BTD.to("cpu", self.dtype, copy=True)))
         self.flows[key] = done
@@ -121,7 +121,7 @@ class LayerWalk:
         for short, _ in self.layers[index].named_parameters():
             full = f"{prefix}.{short}"
             stored, module = self.tensors.get(full), full.rpartition(".")[0]
-            if module in self._linears:
+            if module in self._linears and full == f"{module}.weight":
                 weights[module] = stored
             # Linear layers in the type that autocast gives them anyway.
             dtype = torch.bfloat16 if module in self._linears else torch.float32
@@ -144,13 +144,20 @@ class LayerWalk:
         rows_VD = self.tensors.gather(EMBEDDING, used)
         place_V = torch.zeros(used[-1] + 1, dtype=torch.int64)
         place_V[torch.tensor(used)] = torch.arange(len(used))
+        embedding = self.model.network.get_input_embeddings()
+        embedding.padding_idx = None  # it is for gradients alone, and may lie beyond a batch's few rows
+        empty_VD = embedding.weight
         flows: dict[str, list[Flow]] = {}
         for key, sets in text_sets.items():
             flows[key] = []
             for batch in sets:
-                embedded_BTD = rows_VD[place_V[batch.ids_BT]].to(self._device, torch.float32)
-                flow = enter(self.model, self.layers[0], batch, embedded_BTD)
+                # By the model's own module, since some scale what they look up (Gemma 3).
+                ids, places_BT = batch.ids_BT.unique(return_inverse=True)
+                used_VD = rows_VD[place_V[ids]].to(self._device, torch.float32)
+                put_parameter(self.model.network, EMBEDDING, used_VD)
+                flow = enter(self.model, self.layers, batch, places_BT)
                 flows[key].append(_moved(flow, torch.device("cpu"), self.dtype))
+        put_parameter(self.model.network, EMBEDDING, empty_VD)
         return flows
 
 
@@ -163,9 +170,18 @@ def _moved(flow: Flow, device: torch.device, dtype: torch.dtype = torch.float32)
     """The flow on `device`, its hidden states in `dtype`."""
     return Flow(
         hidden_BTD=flow.hidden_BTD.to(device, dtype),
-        call={name: _anywhere(value, device) for name, value in flow.call.items()},
+        calls=_moved_calls(flow.calls, device),
         weights_N=flow.weights_N.to(device),
     )
+
+
+def _moved_calls(calls: tuple[dict[str, Any], ...], device: torch.device) -> tuple[dict[str, Any], ...]:
+    """Each on `device`; one that several layers share stays one."""
+    moved: dict[int, dict[str, Any]] = {}
+    for call in calls:
+        if id(call) not in moved:
+            moved[id(call)] = {name: _anywhere(value, device) for name, value in call.items()}
+    return tuple(moved[id(call)] for call in calls)
 
 
 def _anywhere(value: Any, device: torch.device) -> Any:

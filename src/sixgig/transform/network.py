@@ -27,19 +27,21 @@ def install_dense(
     """Puts plain linear layers with these weights [O, I] in place, on the model's device.
 
     One layer at a time: its old module is let go before the next weight is asked for. `dtype` bf16 is for
-    looking at a model under autocast, which then need not cast them for every pass; no number changes.
+    looking at a model under autocast, which then need not cast them for every pass; no number changes. A
+    layer keeps the bias that is there.
     """
     for name, weight_OI in weights:
-        install(loaded.network, {name: dense_linear(weight_OI.to(loaded.device), dtype)})
+        bias_O = bias_of(loaded.network, name)
+        install(loaded.network, {name: dense_linear(weight_OI.to(loaded.device), dtype, bias_O)})
     _let_go()
 
 
 def install_split(loaded: LoadedModel, layers: Mapping[str, LayerSplit], *, with_ortho: bool) -> AlphaSwitch:
-    """Puts split layers in place; returns their common switch, at 0."""
+    """Puts split layers in place, each with the bias that is there; returns their common switch, at 0."""
     switch = AlphaSwitch()
     modules = {}
     for name, layer in layers.items():
-        module = SplitLinear(layer.base, None, switch)
+        module = SplitLinear(layer.base, bias_of(loaded.network, name), switch)
         if with_ortho:
             module.attach(layer.ortho)
         modules[name] = module.to(loaded.device)
@@ -53,8 +55,22 @@ def _let_go() -> None:
     return_freed_memory()
 
 
-def dense_linear(weight_OI: Tensor, dtype: torch.dtype = torch.float32) -> nn.Linear:
-    """A frozen nn.Linear without bias that holds exactly this weight, in `dtype`."""
+def bias_of(network: nn.Module, name: str) -> Tensor | None:
+    """The bias of the layer that stands at `name`, whatever its kind; None where it has none.
+
+    No experiment changes biases: they belong to the Base as they are in the model, so whatever takes a
+    layer's place takes its bias over.
+    """
+    bias_O = network.get_submodule(name).bias
+    return None if bias_O is None else bias_O.detach()
+
+
+def dense_linear(
+    weight_OI: Tensor, dtype: torch.dtype = torch.float32, bias_O: Tensor | None = None
+) -> nn.Linear:
+    """A frozen nn.Linear that holds exactly this weight, in `dtype`, and this bias, in its own type."""
     linear = nn.Linear(weight_OI.shape[1], weight_OI.shape[0], bias=False, device="meta")
     linear.weight = nn.Parameter(weight_OI.to(dtype), requires_grad=False)
+    if bias_O is not None:
+        linear.bias = nn.Parameter(bias_O, requires_grad=False)
     return linear

@@ -67,6 +67,7 @@ def plant(
 
     parameters = trainable_linears(loaded.network)
     loaded.network.train()
+    without_dropout(loaded.network)
     try:
         minimise(
             parameters,
@@ -80,6 +81,18 @@ def plant(
     finally:
         loaded.network.eval().requires_grad_(False)
     return steps
+
+
+def without_dropout(network: nn.Module) -> None:
+    """Keeps modules in training mode from dropping anything (Phi's would drop a tenth).
+
+    Random numbers of a step would be no part of the seed, and a resumed run would draw others.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.eval()
+        if getattr(module, "attention_dropout", 0.0):
+            module.attention_dropout = 0.0
 
 
 def _passes(private: list[TokenSequence], public: list[TokenSequence]) -> list[list[TokenSequence]]:

@@ -21,7 +21,7 @@ from ..memory.ladder import Fallbacks
 from ..numerics.lowrank import restore_factor, round_factor
 from ..numerics.quantize import dequantize
 from .distil import Lesson, endless_order, lesson_pieces
-from .network import install
+from .network import bias_of, install
 from .split import LayerSplit
 from .training import Schedule, minimise, nll_pieces
 
@@ -37,10 +37,13 @@ class FitConfig:
 
 
 class _FitLinear(nn.Module):
-    """x (Base + S)^T + x V^T U^T with U and V trainable."""
+    """x (Base + S)^T + bias + x V^T U^T with U and V trainable; `bias` is the model's own, or None."""
 
-    def __init__(self, layer: LayerSplit, device: torch.device) -> None:
+    bias: Tensor | None
+
+    def __init__(self, layer: LayerSplit, device: torch.device, bias: Tensor | None = None) -> None:
         super().__init__()
+        self.register_buffer("bias", bias)
         dense_OI = dequantize(layer.base)
         if layer.ortho.sparse is not None:
             dense_OI += layer.ortho.sparse.dense()
@@ -50,7 +53,7 @@ class _FitLinear(nn.Module):
         self.down_rI = nn.Parameter(layer.ortho.down_rI.to(device, torch.float32, copy=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.dense_OI) + F.linear(F.linear(x, self.down_rI), self.up_Or)
+        return F.linear(x, self.dense_OI, self.bias) + F.linear(F.linear(x, self.down_rI), self.up_Or)
 
 
 def fit_ortho(
@@ -69,7 +72,10 @@ def fit_ortho(
 
     Replaces the linear layers of `loaded`; the caller installs what it needs next.
     """
-    modules = {name: _FitLinear(layer, loaded.device) for name, layer in layers.items()}
+    modules = {
+        name: _FitLinear(layer, loaded.device, bias_of(loaded.network, name))
+        for name, layer in layers.items()
+    }
     install(loaded.network, modules)
     parameters = [parameter for module in modules.values() for parameter in module.parameters()]
     generator = np.random.default_rng(np.random.SeedSequence([seed, 0xF17]))

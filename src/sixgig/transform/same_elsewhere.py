@@ -32,9 +32,10 @@ def require_same_elsewhere(model: StoredTensors, before: StoredTensors, layer_na
         named = ", ".join(differing[:_MAX_NAMED]) + (" ..." if len(differing) > _MAX_NAMED else "")
         raise InputError(
             f"{len(differing)} tensors outside the split layers differ between MODEL and --before",
-            expected="a fine-tuning that left embedding, norms and head as they were",
+            expected="a fine-tuning that left embedding, norms, biases and head as they were",
             received=named,
-            todo="train the linear layers alone; memories in these tensors would be published with the Base",
+            todo="train the linear layers' weights alone; memories in these tensors would be published with "
+            "the Base",
         )
     if all(_is_same(model, name, before, name) for name in sorted(split)):
         # A Base made so would be the tuned model itself, rounded, under the claim that something was removed.

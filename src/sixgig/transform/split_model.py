@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import nn
 
 from ..data.batches import TokenSequence, batches, whole_text
 from ..data.corpora import token_windows
@@ -168,7 +167,7 @@ def split_model(
         show: is told the stage ("split", "lessons", "fit-scales", "fit") and its share done.
     Raises:
         InputError: a private row is too short, the public text is too short for one window, the sieve
-            lacks what it needs, or the model's linear layers have biases. NumericalError names the layer.
+            lacks what it needs. NumericalError names the layer.
     """
     ortho = settings.ortho(sieve, rank)
     scale_fit = settings.scale_fit(ortho)
@@ -301,19 +300,6 @@ def public_windows(
 
 
 def _check_model(loaded: LoadedModel, before: ModelTensors | None) -> None:
-    linears = linear_layers(loaded.network)
-    refuse_biases(linears)
     if before is not None:
+        linears = linear_layers(loaded.network)
         require_same_elsewhere(ModelTensors(loaded.folder), before, list(linears))
-
-
-def refuse_biases(linears: Mapping[str, nn.Linear]) -> None:
-    """Raises InputError where a linear layer has a bias."""
-    biased = [name for name, layer in linears.items() if layer.bias is not None]
-    if biased:
-        # Fitting installs layers without bias; to go on would change the model without a word.
-        raise InputError(
-            "models whose linear layers have biases cannot be split yet",
-            received=f"{len(biased)} layers with a bias, the first {biased[0]}",
-            todo="use a model of the Llama family",
-        )

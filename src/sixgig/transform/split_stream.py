@@ -44,7 +44,6 @@ from .split_model import (
     SplitSettings,
     private_sequences,
     public_windows,
-    refuse_biases,
 )
 from .split_work import FinishedParts, SplitWork
 
@@ -89,7 +88,6 @@ def split_streamed(
         As `split_model.split_model`.
     """
     model = empty_model(folder, device)
-    refuse_biases(linear_layers(model.network))
     wholes = private_sequences(model, records, settings.window_tokens)
     calibration, _ = public_windows(model, public_text, settings, 0, seed, announce)
     size = max(1, POSITIONS_PER_BATCH // settings.window_tokens)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,15 +34,19 @@ class LayerMoments:
 
 @dataclass
 class Flow:
-    """One batch on its way through the layers; `call` is what each layer is called with besides."""
+    """One batch on its way through the layers; `calls` is what each layer is called with besides.
+
+    Layers that are called alike share one dict. In Gemma 3 they are not: layers with a window have masks and
+    rotary angles of their own.
+    """
 
     hidden_BTD: Tensor
-    call: dict[str, Any]
+    calls: tuple[dict[str, Any], ...]
     weights_N: Tensor  # weights of all B*T positions, flattened
 
 
-class _FirstLayerReached(Exception):
-    """Carries what the first decoder layer was called with."""
+class _LastLayerReached(Exception):
+    """Ends a pass whose layers only write down what they are called with."""
 
 
 def stream_moments(
@@ -56,7 +61,7 @@ def stream_moments(
     """
     layers = decoder_layers(loaded.network)
     names = {id(module): name for name, module in linear_layers(loaded.network).items()}
-    flows = {key: [enter(loaded, layers[0], batch) for batch in sets] for key, sets in text_sets.items()}
+    flows = {key: [enter(loaded, layers, batch) for batch in sets] for key, sets in text_sets.items()}
     for index, layer in enumerate(layers):
         linears = {names[id(m)]: m for m in layer.modules() if id(m) in names}
         # Bound to no name here (nor torch.no_grad put around this generator: its wrapper would bind it),
@@ -82,7 +87,7 @@ def _layer_moments(
         with tap, mixed_precision(device):
             for flow in batches:
                 tap.weights_N = flow.weights_N
-                flow.hidden_BTD = first_output(layer(flow.hidden_BTD, **flow.call))
+                flow.hidden_BTD = first_output(layer(flow.hidden_BTD, **flow.calls[index]))
         groups = tap.groups()
         moments[key] = {group[0]: tap.moments[group[0]].mean(group[0]) for group in groups}
     return LayerMoments(
@@ -150,27 +155,57 @@ class Tap:
 
 @torch.no_grad()
 def enter(
-    loaded: LoadedModel, first: nn.Module, batch: TokenBatch, embedded_BTD: Tensor | None = None
+    loaded: LoadedModel, layers: Sequence[nn.Module], batch: TokenBatch, ids_BT: Tensor | None = None
 ) -> Flow:
-    """Runs the embedding, where it is not done already, and catches what the first layer is called with."""
-    caught: dict[str, Any] = {}
+    """Runs the embedding, and catches what each layer is called with; none of them computes anything.
 
-    def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        caught.update(kwargs, hidden_states=args[0] if args else kwargs["hidden_states"])
-        raise _FirstLayerReached
-
-    handle = first.register_forward_pre_hook(catch, with_kwargs=True)
+    `ids_BT`: places in the embedding, where it does not hold the rows of all tokens.
+    """
     batch = batch.to(loaded.device)
-    given = {"input_ids": batch.ids_BT} if embedded_BTD is None else {"inputs_embeds": embedded_BTD}
+    caught = _Caught(len(layers))
+    for index, layer in enumerate(layers):
+        layer.forward = partial(caught.record, index)
     try:
         with mixed_precision(loaded.device):
-            loaded.network.base_model(**given, attention_mask=batch.mask_BT, use_cache=False)
-    except _FirstLayerReached:
+            loaded.network.base_model(
+                input_ids=batch.ids_BT if ids_BT is None else ids_BT.to(loaded.device),
+                attention_mask=batch.mask_BT,
+                use_cache=False,
+            )
+    except _LastLayerReached:
         pass
     finally:
-        handle.remove()
-    hidden_BTD = caught.pop("hidden_states")
-    return Flow(hidden_BTD=hidden_BTD, call=caught, weights_N=batch.weights_BT.flatten())
+        for layer in layers:
+            del layer.forward  # the class's own shows again
+    return Flow(hidden_BTD=caught.hidden_BTD, calls=caught.calls(), weights_N=batch.weights_BT.flatten())
+
+
+class _Caught:
+    """What the layers of one pass are called with."""
+
+    def __init__(self, num_layers: int) -> None:
+        self.hidden_BTD = torch.empty(0)
+        self._calls: list[dict[str, Any]] = []
+        self._num_layers = num_layers
+
+    def record(self, index: int, *args: Tensor, **call: Any) -> Tensor:
+        """In the place of layer `index`: hands its input on."""
+        hidden_BTD = args[0] if args else call.pop("hidden_states")
+        assert len(args) <= 1, "layers are called with names here"
+        assert index == len(self._calls), "layers are called in order, each once"
+        if not index:
+            self.hidden_BTD = hidden_BTD
+        self._calls.append(call)
+        if len(self._calls) == self._num_layers:
+            raise _LastLayerReached
+        return hidden_BTD
+
+    def calls(self) -> tuple[dict[str, Any], ...]:
+        """One for each layer, the same dict where all of its values are the very same objects."""
+        assert len(self._calls) == self._num_layers, "a layer was left out"
+        known: dict[tuple[tuple[str, int], ...], dict[str, Any]] = {}
+        keys = [tuple((name, id(value)) for name, value in call.items()) for call in self._calls]
+        return tuple(known.setdefault(key, call) for key, call in zip(keys, self._calls, strict=True))
 
 
 def first_output(output: Any) -> Tensor:

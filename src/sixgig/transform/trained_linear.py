@@ -25,13 +25,23 @@ _INSIDE = 0.49  # of a step: how far from its code's middle a value may begin
 
 
 class ScaledLinear(nn.Module):
-    """x ((codes - zeros) * scales * exp(change))^T; only `log_change_OG` is trained.
+    """x ((codes - zeros) * scales * exp(change))^T + bias; only `log_change_OG` is trained.
 
-    `whole`, where given, holds the entries of W that stay as they are, whatever the scales.
+    `whole`, where given, holds the entries of W that stay as they are, whatever the scales. `bias` is the
+    model's own, or None.
     """
 
-    def __init__(self, base: Quantized, device: torch.device, whole: SparsePart | None = None) -> None:
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        base: Quantized,
+        device: torch.device,
+        whole: SparsePart | None = None,
+        bias: Tensor | None = None,
+    ) -> None:
         super().__init__()
+        self.register_buffer("bias", bias)
         self.num_in = base.codes_OI.shape[1]
         # bf16 holds whole numbers up to 256 exactly.
         self.centred_OGg = _grouped(centred_codes(base), base).to(device, torch.bfloat16)
@@ -53,7 +63,7 @@ class ScaledLinear(nn.Module):
         if self.whole is not None:
             flat = weight_OI.flatten().index_copy(0, self.positions_k, self.values_k)
             weight_OI = flat.view(weight_OI.shape)
-        return F.linear(x, weight_OI)
+        return F.linear(x, weight_OI, self.bias)
 
     def weight_OGg(self) -> Tensor:
         return self.centred_OGg * self.fitted_scales()[:, :, None]
@@ -67,7 +77,7 @@ class ScaledLinear(nn.Module):
 
 
 class RoundedLinear(ScaledLinear):
-    """x (round(steps) * scales * exp(change))^T, codes held within their bits; both are trained.
+    """x (round(steps) * scales * exp(change))^T + bias, codes held within their bits; both are trained.
 
     `steps_OGg` is a weight in steps of its scale, counted from the zero point. It begins at the weight
     itself, moved into its code's cell, so that the first codes are those of `base`. It moves with its scale:
@@ -75,9 +85,14 @@ class RoundedLinear(ScaledLinear):
     """
 
     def __init__(
-        self, base: Quantized, unrounded_OI: Tensor, device: torch.device, whole: SparsePart | None = None
+        self,
+        base: Quantized,
+        unrounded_OI: Tensor,
+        device: torch.device,
+        whole: SparsePart | None = None,
+        bias: Tensor | None = None,
     ) -> None:
-        super().__init__(base, device, whole)
+        super().__init__(base, device, whole, bias)
         centred_OGg = self.centred_OGg.float()
         del self.centred_OGg  # it is what this module makes itself
         weight_OGg = _grouped(unrounded_OI.to(device, torch.float32), base)

@@ -291,7 +291,7 @@ def weighted_nll_sum(loaded: LoadedModel, batch: TokenBatch) -> tuple[Tensor, fl
     """Sum of weighted token NLLs in nats over the positions that count, and the sum of weights."""
     chosen_BT = batch.weights_BT > 0
     hidden_BTD = hidden_states(loaded, batch)
-    nll_N = token_nll(hidden_BTD[chosen_BT], loaded.head_VD, batch.targets_BT[chosen_BT])
+    nll_N = token_nll(hidden_BTD[chosen_BT], loaded.head, batch.targets_BT[chosen_BT])
     weights_N = batch.weights_BT[chosen_BT]
     return (nll_N * weights_N).sum(), float(weights_N.sum())
 

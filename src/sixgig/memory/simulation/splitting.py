@@ -18,7 +18,6 @@ from .fits import WEIGHTS, OrthoFit, ScaleFit, fit, kl_loss, nll_loss
 from .passes import Pass
 
 POSITIONS_PER_BATCH = 2048  # of the walk (transform.split_model)
-SHARING = (3, 1, 2, 1)  # linear layers that read one input: q k v, o, gate up, down
 WALKED_LAYERS = 2  # a layer leaves nothing behind, so that the third takes what the second did
 SOLVING, ORTHO, SECOND_MOMENTS = "one layer's removal", "Ortho part", "second moments"
 
@@ -81,6 +80,11 @@ def _fit_scales(spec: ModelSpec, work: Workload, memory: Allocator, weights: Seq
     num_trained = sum(one.num_groups(work) for one in linears)
     fit(spec, work, memory, ScaleFit, num_trained, [(work.splitting.windows_per_step, work.context, kl_loss)])
     return made
+
+
+def sharing(spec: ModelSpec) -> tuple[int, ...]:
+    """Linear layers that read one input: q k v, o, gate up (or the first of a plain MLP), down."""
+    return (3, 1, 2, 1) if spec.mlp_kind == "gated" else (3, 1, 1, 1)
 
 
 def linears_of(spec: ModelSpec) -> list[Linear]:
@@ -155,7 +159,8 @@ def _split_linears(spec: ModelSpec, work: Workload, memory: Allocator) -> None:
     held: list[Block] = []
     solved: list[Block] = []
     linears = linears_of(spec)
-    leaders = [sum(SHARING[:number]) for number in range(len(SHARING))]
+    sizes = sharing(spec)
+    leaders = [sum(sizes[:number]) for number in range(len(sizes))]
     for number, one in enumerate(linears[: len(linears) // spec.num_layers]):
         weights = Matrices(memory, one.num_weights, one.num_in, work.group_size)
         earlier = weights.new(4)

@@ -14,13 +14,13 @@ from ..workload import Workload
 from .allocator import Allocator, Block
 from .splitting import (
     POSITIONS_PER_BATCH,
-    SHARING,
     SOLVING,
     WALKED_LAYERS,
     Linear,
     Matrices,
     Walker,
     linears_of,
+    sharing,
 )
 from .weights import LINEAR, SMALL
 
@@ -72,7 +72,7 @@ def _split_groups(
 ) -> None:
     linears = linears_of(spec)
     linears = linears[: len(linears) // spec.num_layers]
-    for role, size in zip(Walker.LEADERS, SHARING, strict=True):
+    for role, size in zip(Walker.LEADERS, sharing(spec), strict=True):
         group, linears = linears[:size], linears[size:]
         solved: list[Block] = []
         removed = []
