@@ -38,7 +38,12 @@ class NaturalGradientSieve:
     searches: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or not self.damping > 0 or self.num_halvings < 1 or not (self.level or 1) > 0:
+        if (
+            self.rank < 1
+            or not self.damping > 0
+            or self.num_halvings < 1
+            or (self.level is not None and not self.level > 0)
+        ):
             raise InputError(
                 "settings of natural-gradient that cannot be used",
                 expected="rank and num_halvings of 1 or more, damping and level above 0",

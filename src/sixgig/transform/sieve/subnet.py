@@ -43,7 +43,11 @@ class SubnetSieve:
     def __post_init__(self) -> None:
         counts = (self.num_steps, self.texts_per_step, self.windows_per_step)
         shares = (self.share, self.forget_weight)
-        if min(counts) < 1 or not all(0 <= share <= 1 for share in shares) or not (self.level or 1) > 0:
+        if (
+            min(counts) < 1
+            or not all(0 <= share <= 1 for share in shares)
+            or (self.level is not None and not self.level > 0)
+        ):
             raise InputError(
                 "settings of subnet that cannot be used",
                 expected="num_steps, texts_per_step and windows_per_step of 1 or more, share and "
