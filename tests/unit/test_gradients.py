@@ -23,7 +23,6 @@ PUBLIC = ("the cat sat on the mat", "a dog", "rain fell all night")
 @pytest.fixture(autouse=True)
 def in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     without_autocast(monkeypatch)
-    monkeypatch.setattr(gradients, "mixed_precision", lambda device: torch.autocast("cpu", enabled=False))
 
 
 def texts(loaded: LoadedModel) -> dict[str, list[TokenSequence]]:

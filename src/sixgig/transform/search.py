@@ -64,7 +64,10 @@ def as_before(context: SearchContext) -> Iterator[None]:
     """The model with W0 in its linear layers, held in bf16 as autocast uses them. Needs `before`."""
     assert context.before is not None
     read, device = context.before, context.loaded.device
-    modules = {name: dense_linear(read(name).to(device), torch.bfloat16) for name in context.linears}
+    modules: dict[str, nn.Module] = {}
+    for name, linear in context.linears.items():
+        modules[name] = dense_linear(read(name).to(device), torch.bfloat16)
+        modules[name].bias = linear.bias
     with replaced(context.loaded, modules):
         yield
 

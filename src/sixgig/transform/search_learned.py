@@ -41,7 +41,7 @@ def _trained(sieve: LearnedSieve, context: SearchContext) -> Found:
         private = prepare_lessons(loaded, [*batches(context.private, sieve.texts_per_step)])
     public = prepare_lessons(loaded, [*batches(context.public, sieve.windows_per_step)])
     modules = {
-        name: _LearnedLinear(linear.weight, sieve.rank, context.quantize, generator_of(context.seed, name))
+        name: _LearnedLinear(linear, sieve.rank, context.quantize, generator_of(context.seed, name))
         for name, linear in context.linears.items()
     }
     generator = np.random.default_rng(np.random.SeedSequence([context.seed, 0x1EA2]))
@@ -75,15 +75,15 @@ def _weighted(parts: list[Callable[[], Tensor]], weight: float) -> list[Callable
 
 
 class _LearnedLinear(nn.Module):
-    """x Q(W - U V)^T; U begins at 0, V at random, so that the first Base is Q(W)."""
+    """x Q(W - U V)^T + bias; U begins at 0, V at random, so that the first Base is Q(W)."""
 
     def __init__(
-        self, weight_OI: Tensor, rank: int, quantize: QuantizeConfig, generator: torch.Generator
+        self, linear: nn.Linear, rank: int, quantize: QuantizeConfig, generator: torch.Generator
     ) -> None:
         super().__init__()
-        num_out, num_in = weight_OI.shape
-        self.weight_OI, self.quantize = weight_OI, quantize
-        device = weight_OI.device
+        num_out, num_in = linear.weight.shape
+        self.weight_OI, self.bias, self.quantize = linear.weight, linear.bias, quantize
+        device = linear.weight.device
         self.up_Or = nn.Parameter(torch.zeros(num_out, rank, device=device))
         down_rI = torch.randn(rank, num_in, generator=generator) / num_in**0.5
         self.down_rI = nn.Parameter(down_rI.to(device))
@@ -97,4 +97,4 @@ class _LearnedLinear(nn.Module):
             config = self.quantize
             rounded = quantize_rtn(left_OI.float(), bits=config.bits, group_size=config.group_size)
             error_OI = dequantize(rounded) - left_OI
-        return F.linear(x, left_OI + error_OI)
+        return F.linear(x, left_OI + error_OI, self.bias)

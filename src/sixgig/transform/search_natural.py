@@ -163,14 +163,14 @@ def _squared_norm(part: OrthoPart) -> float:
 
 
 class _Stepped(nn.Module):
-    """x (W + eta U V)^T, with one eta that is set from outside."""
+    """x (W + eta U V)^T + bias, with one eta that is set from outside."""
 
     def __init__(self, linear: nn.Linear, step: OrthoPart, device: torch.device) -> None:
         super().__init__()
         self.eta = 0.0
-        self.weight_OI = linear.weight
+        self.weight_OI, self.bias = linear.weight, linear.bias
         self.up_Or, self.down_rI = step.up_Or.to(device), step.down_rI.to(device)
 
     def forward(self, x: Tensor) -> Tensor:
         # One product, as the Base will have it: two of them in bf16 would round the small one away.
-        return F.linear(x, self.weight_OI + self.eta * (self.up_Or @ self.down_rI))
+        return F.linear(x, self.weight_OI + self.eta * (self.up_Or @ self.down_rI), self.bias)

@@ -48,7 +48,7 @@ def search_subnet(sieve: SubnetSieve, context: SearchContext) -> Found:
     """M of every layer, as entries of W. Raises NumericalError where a gradient holds NaN or Inf."""
     level = control_level(context, sieve.name, sieve.level)
     lessons = prepare_lessons(context.loaded, [*batches(context.public, sieve.windows_per_step)])
-    modules = {name: _MaskedLinear(linear.weight, sieve.share) for name, linear in context.linears.items()}
+    modules = {name: _MaskedLinear(linear, sieve.share) for name, linear in context.linears.items()}
     generator = np.random.default_rng(np.random.SeedSequence([context.seed, 0x5BE7]))
     size = sieve.texts_per_step
     texts = [context.private[start : start + size] for start in range(0, len(context.private), size)]
@@ -133,17 +133,19 @@ def _weighted(weight: float, part: Callable[[], Tensor]) -> Tensor:
 
 
 class _MaskedLinear(nn.Module):
-    """x (W without the entries of the mask)^T; the scores behind the mask get the gradient of leaving."""
+    """x (W without the entries of the mask)^T + bias; the scores behind the mask get the gradient of leaving."""
 
-    def __init__(self, weight_OI: Tensor, share: float) -> None:
+    def __init__(self, linear: nn.Linear, share: float) -> None:
         super().__init__()
-        self.weight_OI, self.num_leaving = weight_OI, round(share * weight_OI.numel())
+        weight_OI = linear.weight
+        self.weight_OI, self.bias = weight_OI, linear.bias
+        self.num_leaving = round(share * weight_OI.numel())
         self.score_OI = nn.Parameter(torch.zeros_like(weight_OI, dtype=torch.float32))
         self.leaving_OI = torch.zeros_like(weight_OI, dtype=torch.bool)
 
     def forward(self, x: Tensor) -> Tensor:
         masked: Any = _Masked.apply(self.weight_OI, self.score_OI, self.leaving_OI)
-        return F.linear(x, masked)
+        return F.linear(x, masked, self.bias)
 
     @torch.no_grad()
     def step(self, name: str) -> None:

@@ -25,7 +25,7 @@ class NaturalGradientSieve:
     """
 
     rank: int = 16
-    damping: float = 0.1
+    damping: float = 0.01
     level: float | None = None  # nats a token; None: measured
     num_halvings: int = 8  # of the bracket around eta
 
