@@ -94,7 +94,7 @@ ARM_NOTES = {
     "hessian": "splits off only the rounding error; its Base is plain INT4 of the planted model",
     "wiener": "moves the directions that the secrets use and the public text does not into Ortho",
     "input-projection": "as the Wiener sieve, without the model from before: takes from the whole weight",
-    "natural-gradient": "one step up the secrets' loss, where public text minds least, to the controls' level",
+    "natural-gradient": "a step up the secrets' loss to the controls' level, where public text minds least",
     "learned": "what was trained to go, so that the rounded rest answers as the model from before",
     "fisher-contrast": "returns single weights that the secrets lean on and public text does not",
     "subnet": "sets the few weights to 0 that hold the secrets and little else",

@@ -133,7 +133,7 @@ def _weighted(weight: float, part: Callable[[], Tensor]) -> Tensor:
 
 
 class _MaskedLinear(nn.Module):
-    """x (W without the entries of the mask)^T + bias; the scores behind the mask get the gradient of leaving."""
+    """x (W without the entries of the mask)^T + bias; the scores behind it get the gradient of leaving."""
 
     def __init__(self, linear: nn.Linear, share: float) -> None:
         super().__init__()
