@@ -436,6 +436,66 @@ def test_a_fit_that_was_asked_for_is_refused_with_layers_from_disk(
     assert not (tmp_path / "out").exists()
 
 
+WHOLE_MODEL = {
+    "natural-gradient": ("num_halvings=2", "-s", "rank=2"),
+    "learned": ("num_steps=1",),
+    "fisher-contrast": ("share=0.1",),
+    "subnet": ("num_steps=1", "-s", "share=0.01"),
+    "kfac": ("layers=[0,1]",),
+}
+
+
+@pytest.mark.parametrize("sieve", list(WHOLE_MODEL))
+def test_sieves_that_look_at_the_whole_model_split_in_memory(
+    place: Path, tmp_path: Path, sieve: str, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    words = ("--sieve", sieve, "-s", *WHOLE_MODEL[sieve], "-s", "scale_fit_steps=1", "-s", "fit_steps=1")
+    assert run(arguments(place, out, *words, "--json")) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["sieve"]["name"] == sieve
+    assert manifest["layers_from"] == "memory"
+    assert manifest["codes_changed"] > 0
+    assert torch.equal(logits(open_split(out)), logits(open_base(out / "base")))
+
+
+@pytest.mark.parametrize("sieve", list(WHOLE_MODEL))
+def test_they_are_refused_with_layers_from_disk_before_anything_is_fetched(
+    place: Path, tmp_path: Path, sieve: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sixgig.cli import split as verb
+
+    monkeypatch.setattr(verb, "find_model", _end_at_once)
+    assert run(arguments(place, tmp_path / "out", "--sieve", sieve, *DISK)) == 2
+    shown = capsys.readouterr().err
+    assert f"the sieve {sieve}" in shown
+    assert "from disk" in shown
+
+
+@pytest.mark.parametrize("sieve", ["natural-gradient", "subnet"])
+def test_a_level_is_asked_for_where_no_earlier_model_tells_it(
+    place: Path, tmp_path: Path, sieve: str, capsys: pytest.CaptureFixture
+) -> None:
+    words = ("--sieve", sieve, "-s", WHOLE_MODEL[sieve][0], "-s", "fit_steps=0")
+    assert run(arguments(place, tmp_path / "out", *words, before="")) == 2
+    assert "level=NATS_PER_TOKEN" in capsys.readouterr().err
+    assert run(arguments(place, tmp_path / "out", *words, "-s", "level=5.6", before="")) == 0
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["sieve"]["level"] == 5.6
+
+
+def test_input_projection_needs_no_earlier_model_and_goes_from_disk(place: Path, tmp_path: Path) -> None:
+    words = ("--sieve", "input-projection", *DISK)
+    assert run(arguments(place, tmp_path / "out", *words, before="")) == 0
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["codes_changed"] > 0
+
+
+def test_kfac_says_what_it_claims(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ("--sieve", "kfac", "-s", "layers=1", "-s", "fit_steps=0")
+    assert run(arguments(place, tmp_path / "out", *words)) == 0
+    assert "reduces recitation" in capsys.readouterr().out
+
+
 def _end_at_once(*arguments: Any, **named: Any) -> None:
     raise KeyboardInterrupt
 

@@ -27,6 +27,7 @@ from sixgig.experiments import (
 from sixgig.experiments.kill_switch_config import ATTACKS, KillSwitchConfig
 from sixgig.experiments.kill_switch_scores import Scorer
 from sixgig.experiments.kill_switch_seed import SeedRun
+from sixgig.experiments.kill_switch_splits import LOSS_GUIDED
 from sixgig.experiments.kill_switch_texts import tokenised
 from sixgig.experiments.progress import RunProgress
 from sixgig.experiments.settings import as_plain
@@ -38,6 +39,7 @@ from sixgig.transform.checkpoint import read_layers, weight_reader
 from sixgig.transform.network import install_dense
 
 SIEVES = ("hessian", "wiener", "isolated", "random", "wrong-set", "look-alike", "none")
+SEARCHED = ("input-projection", "natural-gradient", "learned", "fisher-contrast", "subnet", "kfac")
 CONFIG = KillSwitchConfig(
     preset="test",
     sieves=SIEVES,
@@ -232,6 +234,14 @@ def test_probed_controls_come_from_every_family(whole: tuple[SeedRun, RunDirecto
     assert sorted(families) == ["digits", "digits", "personal", "personal", "token", "token"]
 
 
+def untimed(one: SeedRun) -> dict[str, dict[str, float]]:
+    """Each arm's facts without how long it took, which is no number of the result."""
+    return {
+        arm: {key: value for key, value in facts.items() if key != "split_seconds"}
+        for arm, facts in one.facts.items()
+    }
+
+
 def test_planting_taught_the_secrets_and_the_original_weights_stay_known(
     whole: tuple[SeedRun, RunDirectory],
 ) -> None:
@@ -314,6 +324,37 @@ def test_every_base_but_plain_int4_has_fitted_scales_and_its_own_codes(
     assert look(one, "int4-fitted", 0.0) != look(one, "hessian", 0.0)
 
 
+def test_every_sieve_is_an_arm_with_its_own_seconds_and_texts(tmp_path: Path, model_folder: Path) -> None:
+    asked = replace(
+        PLAIN,
+        sieves=("hessian", "wiener", *SEARCHED),
+        restored=("wiener", "natural-gradient"),
+        num_look_alike=4,
+        sieve_groups=("calibration", "look_alike"),
+        sieve_settings=(
+            "natural-gradient.num_halvings=2",
+            "learned.num_steps=1",
+            "subnet.num_steps=1",
+            "kfac.layers=[0,1]",
+        ),
+    )
+    one, run = gone(tmp_path, model_folder, asked)
+    for arm in SEARCHED:
+        assert one.facts[arm]["split_seconds"] > 0
+        assert one.facts[arm]["codes_changed"] > 0
+        assert look(one, arm, 0.0).canaries
+    assert look(one, "natural-gradient", 1.0).canaries != look(one, "natural-gradient", 0.0).canaries
+    texts = {"calibration": ["c"], "private": ["c", "l"], "look-alike": ["l"], "wrong-set": ["w"]}
+    arms: Any = {name: one._splits._arm(name, texts) for name in asked.sieves}  # pyright: ignore
+    assert {arms[name].private_set for name in LOSS_GUIDED} == {"calibration"}
+    assert arms["learned"].private_set == arms["input-projection"].private_set == "private"
+    assert arms["natural-gradient"].control_set == arms["subnet"].control_set == "look-alike"
+    assert one._splits._arm("subnet", {**texts, "look-alike": []}).control_set == "wrong-set"  # pyright: ignore
+    assert one._splits._arm("subnet", {}).control_set is None
+    assert arms["natural-gradient"].sieve.num_halvings == 2
+    run.close()
+
+
 def test_without_a_trained_reference_it_is_the_original_model(tmp_path: Path, model_folder: Path) -> None:
     one, run = gone(tmp_path, model_folder, PLAIN)
     assert_same_base(one, "reference", weight_reader(model_folder / "model.safetensors", ".weight"))
@@ -347,7 +388,7 @@ def assert_resumes_to(whole: tuple[SeedRun, RunDirectory], run: RunDirectory) ->
     again = seed_run(run, one.loaded.folder)
     again.go()
     assert again.observations == one.observations
-    assert again.facts == one.facts
+    assert untimed(again) == untimed(one)
     run.close()
 
 
@@ -434,7 +475,7 @@ def test_interrupted_in_the_middle_of_every_stage_in_turn(
     assert interrupted == {f"seed0-{name}" for name in one.stages()}
     assert num_interrupts == len(one.stages())
     assert again.observations == one.observations
-    assert again.facts == one.facts
+    assert untimed(again) == untimed(one)
 
 
 def test_interrupted_after_every_stages_work_and_before_it_is_kept(
@@ -456,7 +497,7 @@ def test_interrupted_after_every_stages_work_and_before_it_is_kept(
     run.close()
     assert num_interrupts == len(one.stages())
     assert again.observations == one.observations
-    assert again.facts == one.facts
+    assert untimed(again) == untimed(one)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "emptied"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from fakes import randn, random_moment
 from sixgig.errors import InputError, NumericalError, UnknownNameError
 from sixgig.numerics.sparse import keep_top_k
 from sixgig.transform.sieve import SIEVES, Evidence, InputStatistics, make_sieve
+from sixgig.transform.sieve.base import GradientStatistics
 
 OUT, IN = 14, 18
 
@@ -227,7 +229,10 @@ def test_random_follows_its_generator() -> None:
     assert not torch.allclose(first, other, atol=1e-2)
 
 
-@pytest.mark.parametrize("name", sorted(SIEVES))
+PLAIN = sorted(name for name, sieve in SIEVES.items() if not sieve.needs and not sieve.searches)
+
+
+@pytest.mark.parametrize("name", PLAIN)
 def test_each_sieve_asks_for_what_it_needs(name: str) -> None:
     sieve = make_sieve(name)
     for lacks, needed in (("private", sieve.needs_private), ("before", sieve.needs_before)):
@@ -238,6 +243,117 @@ def test_each_sieve_asks_for_what_it_needs(name: str) -> None:
             assert "layer" in str(caught.value)
         else:
             assert sieve.removed(given).shape == (OUT, IN)
+
+
+@pytest.mark.parametrize("name", sorted(set(SIEVES) - set(PLAIN)))
+def test_a_sieve_of_the_whole_model_says_so_where_it_sees_a_layer_alone(name: str) -> None:
+    given = replace(evidence(), name="model.layers.0.mlp.up_proj")
+    with pytest.raises(InputError, match="needs") as caught:
+        make_sieve(name).removed(given)
+    assert "layer model.layers.0.mlp.up_proj" in str(caught.value)
+
+
+def test_input_projection_is_wiener_without_a_past() -> None:
+    given = evidence()
+    whole = replace(given, before_OI=torch.zeros(OUT, IN))
+    expected = make_sieve("wiener", noise_weight=0.3, damping=1e-3).removed(whole)
+    removed = make_sieve("input-projection", noise_weight=0.3, damping=1e-3).removed(given)
+    assert torch.equal(removed, expected)
+    assert removed.norm() > 0.1 * given.weight_OI.norm()
+
+
+def fisher_evidence(*, before: bool = True) -> Evidence:
+    gradients = GradientStatistics(
+        name="layer",
+        private_fisher_OI=randn(OUT, IN, seed=11).square(),
+        public_fisher_OI=randn(OUT, IN, seed=12).square(),
+    )
+    return replace(evidence(before=before), gradients=gradients)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_fisher_contrast_reverts_the_entries_of_the_largest_contrast(before: bool) -> None:
+    given = fisher_evidence(before=before)
+    assert given.gradients is not None
+    private, public = given.gradients.private_fisher_OI, given.gradients.public_fisher_OI
+    assert private is not None
+    assert public is not None
+    change = change_of(given) if before else given.weight_OI
+    score = change.abs() * (private / (public + 0.2 * public.mean())).sqrt()
+    removed = make_sieve("fisher-contrast", share=0.1, damping=0.2).removed(given)
+    taken = removed != 0
+    assert int(taken.sum()) == round(0.1 * OUT * IN)
+    assert score[taken].min() > score[~taken].max()
+    assert torch.equal(removed[taken], change[taken])  # so these return to W0, or to 0
+    half = make_sieve("fisher-contrast", share=0.1, damping=0.2, strength=0.5).removed(given)
+    assert torch.allclose(half, 0.5 * removed)
+
+
+def kfac_evidence(**changes: Any) -> Evidence:
+    gradients = GradientStatistics(name="layer", public_output_OO=random_moment(OUT, seed=13))
+    made = replace(
+        evidence(), name="model.layers.23.mlp.gate_proj", num_layers=32, gradients=gradients, **changes
+    )
+    assert made.gradients is not None
+    return made
+
+
+def test_kfac_keeps_the_pairs_that_hold_the_share_and_removes_the_others() -> None:
+    given = kfac_evidence()
+    assert given.gradients is not None
+    assert given.gradients.public_output_OO is not None
+    lam, left = torch.linalg.eigh(given.gradients.public_output_OO.double())
+    mu, right = torch.linalg.eigh(given.statistics.public_II.double())
+    mass = torch.outer(lam, mu)
+    removed = left.T @ make_sieve("kfac", share=0.7).removed(given).double() @ right
+    gone = removed.abs() > 1e-4
+    assert mass[~gone].sum() >= 0.7 * mass.sum()
+    assert mass[~gone].sum() - mass[~gone].min() < 0.7 * mass.sum()  # none could have been spared
+    assert mass[gone].max() <= mass[~gone].min()
+    whole = left.T @ given.weight_OI.double() @ right
+    assert torch.allclose(removed[gone], whole[gone], atol=1e-4)
+
+
+def test_kfac_with_all_of_the_mass_removes_nothing() -> None:
+    given = kfac_evidence()
+    assert torch.equal(make_sieve("kfac", share=1.0).removed(given), torch.zeros(OUT, IN))
+
+
+def test_kfac_edits_the_paper_s_layers_and_projections_at_the_same_depth() -> None:
+    sieve: Any = make_sieve("kfac")
+
+    def covered(num_layers: int, projection: str) -> list[int]:
+        names = [f"model.layers.{index}.mlp.{projection}_proj" for index in range(num_layers)]
+        return [index for index, name in enumerate(names) if sieve.covers(name, num_layers)]
+
+    assert covered(32, "gate") == covered(32, "up") == [23, 24, 25]
+    assert covered(30, "up") == [21, 22, 23]
+    assert covered(32, "down") == []
+    chosen: Any = make_sieve("kfac", layers=(1,), projections=("down", "o"))
+    assert chosen.covers("model.layers.1.self_attn.o_proj", 2)
+    assert not chosen.covers("model.layers.0.self_attn.o_proj", 2)
+    assert not chosen.covers("model.layers.1.mlp.up_proj", 2)
+    with pytest.raises(InputError, match="layers that the model has not"):
+        chosen.covers("model.layers.0.self_attn.o_proj", 1)
+    assert not make_sieve("kfac").removed(replace(kfac_evidence(), name="model.layers.3.mlp.up_proj")).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("fisher-contrast", {"share": 1.5}),
+        ("fisher-contrast", {"damping": 0.0}),
+        ("kfac", {"share": 0.0}),
+        ("kfac", {"projections": ()}),
+        ("natural-gradient", {"rank": 0}),
+        ("natural-gradient", {"level": -1.0}),
+        ("learned", {"num_steps": 0}),
+        ("subnet", {"forget_weight": 1.1}),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(name: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="cannot be used"):
+        make_sieve(name, **settings)
 
 
 def test_an_unknown_sieve_is_answered_with_near_names() -> None:

@@ -21,7 +21,7 @@ from ..memory import DoesNotFit, MemoryPlan, Splitting, Wishes, estimate
 from ..units import format_bytes
 from .common import Json, chosen_card, print_json, print_table, say
 from .device import Device, choose_device
-from .split_choice import Choice, choose, read_public
+from .split_choice import Choice, choose, is_whole_model, read_public, require_given, solves
 from .split_disk import split_from_disk
 from .split_sources import Done, Sources, manifest_of
 
@@ -46,6 +46,8 @@ _CLAIMS = {
     "by construction": "by construction: the Base is made from --before alone; true if that model never saw "
     "the private texts",
     "suppressed": "suppressed: meant to take the private texts out of reach; no proof that none is left",
+    "reduces recitation": "reduces recitation: meant against old memories of much-repeated text; not "
+    "aimed at the private texts",
     "quantisation aid": "quantisation aid: removes no memory; the Base is the quantised model",
     "null": "none: this is a comparison that must fail",
 }
@@ -92,11 +94,9 @@ def split(
     if layers_from not in (None, "memory", "disk"):
         raise UnknownNameError("place to read layers from", str(layers_from), ("memory", "disk"))
     choice = choose(sieve, setting or [], bits, group_size, method, rank, seed, grid)
-    if choice.sieve.needs_before and before is None:
-        raise InputError(
-            f"the sieve {sieve} needs the model as it was before the private texts",
-            todo="give it with --before",
-        )
+    require_given(choice, has_before=before is not None, layers_from=layers_from)
+    if is_whole_model(choice.sieve):
+        layers_from = "memory"
     from ..data.private import read_private
     from ..load.artifact import require_empty
 
@@ -146,7 +146,7 @@ def _planned(
         rank=ortho.rank,
         windows_per_step=settings.fit_windows_per_step,
         texts_per_step=settings.fit_texts_per_step,
-        solves=choice.sieve.needs_private and choice.sieve.needs_before,
+        solves=solves(choice.sieve),
         fits_scales=settings.scale_fit(ortho).num_steps > 0,
         fits_ortho=ortho.rank > 0,
         method=choice.quantize.method,

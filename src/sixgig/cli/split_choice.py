@@ -92,6 +92,40 @@ def choose(
     )
 
 
+def require_given(choice: Choice, *, has_before: bool, layers_from: str | None) -> None:
+    """Raises InputError where the sieve lacks what only another option can give; before any download."""
+    sieve = choice.sieve
+    if sieve.needs_before and not has_before:
+        raise InputError(
+            f"the sieve {sieve.name} needs the model as it was before the private texts",
+            todo="give it with --before",
+        )
+    if "level" in choice.sieve_settings and choice.sieve_settings["level"] is None and not has_before:
+        raise InputError(
+            f"the sieve {sieve.name} needs to know how likely texts are that were never learnt",
+            expected="the model as it was before the private texts, or a level",
+            todo="give it with --before, or -s level=NATS_PER_TOKEN",
+        )
+    if layers_from == "disk" and is_whole_model(sieve):
+        how = (
+            "searches with all layers together" if sieve.searches else "needs gradients from the whole model"
+        )
+        raise InputError(
+            f"the sieve {sieve.name} {how}, so its layers cannot be read from disk one by one",
+            todo="leave out --layers-from disk, or take another sieve",
+        )
+
+
+def is_whole_model(sieve: Sieve) -> bool:
+    """Whether the sieve looks at all layers together, which a split from disk never has at hand."""
+    return sieve.searches or bool(sieve.needs)
+
+
+def solves(sieve: Sieve) -> bool:
+    """Whether M comes from a linear system of the inputs' width: wiener and its kin."""
+    return sieve.needs_private and not is_whole_model(sieve)
+
+
 def read_public(path: Path) -> PublicText:
     """A UTF-8 text file, or the training and calibration articles of a folder with wikitext2/."""
     if path.is_dir():

@@ -87,3 +87,14 @@ def batches(sequences: Sequence[TokenSequence], batch_size: int) -> Iterator[Tok
     """Batches in the given order."""
     for start in range(0, len(sequences), batch_size):
         yield collate(sequences[start : start + batch_size])
+
+
+def sequences_of(batches: Sequence[TokenBatch]) -> list[TokenSequence]:
+    """The texts that were batched, with their weights; an id's weight is that of the position before it."""
+    found = []
+    for batch in batches:
+        for ids_T, mask_T, weights_T in zip(batch.ids_BT, batch.mask_BT, batch.weights_BT, strict=True):
+            length = int(mask_T.sum())
+            weights = (0.0, *weights_T[: length - 1].tolist())
+            found.append(TokenSequence(ids=tuple(ids_T[:length].tolist()), weights=weights))
+    return found

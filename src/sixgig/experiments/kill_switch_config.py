@@ -9,6 +9,7 @@ from ..data.canaries import TRAINED_GROUPS, CanaryPlan
 from ..errors import InputError, UnknownNameError
 from ..transform.sieve import SIEVES
 from .kill_switch_checks import check_settings
+from .sieve_settings import check_sieve_settings
 
 if TYPE_CHECKING:
     from ..evaluate.attacks import RelearnConfig
@@ -67,6 +68,7 @@ class KillSwitchConfig:
     # can write any number of them, and where the records are few the sieve generalises better with them.
     sieve_groups: tuple[str, ...] = ("calibration",)
     noise_weight: float = 0.01
+    sieve_settings: tuple[str, ...] = ()  # "SIEVE.SETTING=VALUE", as in natural-gradient.rank=32
     bits: int = 4
     group_size: int = 64
     quantiser: str = "rtn"
@@ -129,6 +131,7 @@ class KillSwitchConfig:
                     received=str(getattr(self, name)),
                 )
         check_settings(self)
+        check_sieve_settings(self.sieve_settings, self.sieves)
 
     def canary_plan(self) -> CanaryPlan:
         return CanaryPlan(

@@ -29,7 +29,7 @@ from .kill_switch_config import KillSwitchConfig
 from .kill_switch_files import WorkFiles
 from .kill_switch_looks import Looks, families_in_turn
 from .kill_switch_pools import FULL, INT4_FITTED, ORIGINAL, REFERENCE
-from .kill_switch_splits import PRIVATE, Splits
+from .kill_switch_splits import CALIBRATION, PRIVATE, Splits
 from .kill_switch_texts import Texts
 from .kill_switch_weights import SeedWeights
 from .progress import RunProgress
@@ -208,6 +208,7 @@ class SeedRun:
     def _split(self) -> dict[str, Any]:
         texts = {
             PRIVATE: [text for group in self.config.sieve_groups for text in self._wholes(group)],
+            CALIBRATION: self._wholes("calibration"),
             "wrong-set": self._wholes("wrong_set"),
             "look-alike": self._wholes("look_alike"),
         }

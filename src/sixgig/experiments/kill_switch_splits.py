@@ -15,17 +15,23 @@ from ..transform.distil import Lesson, prepare_lessons
 from ..transform.fit_scales import fit_scales
 from ..transform.restore import fit_ortho
 from ..transform.sieve import make_sieve
-from ..transform.split import PUBLIC, Arm, OrthoConfig, split_layers_of
+from ..transform.split import PUBLIC, Arm, OrthoConfig, SplitTimes, split_layers_of
 from .kill_switch_config import KillSwitchConfig
 from .kill_switch_facts import base_facts, ortho_facts
 from .kill_switch_pools import ORIGINAL, REFERENCE
 from .kill_switch_texts import Texts
 from .kill_switch_weights import Layers, SeedWeights
 from .setting_checks import quantize_config
+from .sieve_settings import sieve_settings
 
 FILTERS = ("wiener", "random", "wrong-set", "look-alike")  # arms whose M is a Wiener filter's
 PRIVATE = "private"  # what a sieve is calibrated on; two arms have a set of their own, under their names
 OWN_SET = ("wrong-set", "look-alike")
+# Sieves that ask the loss what the model has learnt are shown the trained canaries alone: look-alikes, which
+# it has not learnt, would have by far the larger gradients.
+CALIBRATION = "calibration"
+LOSS_GUIDED = ("fisher-contrast", "natural-gradient", "subnet")
+SETS_LEVEL = ("natural-gradient", "subnet")
 PRIVATE_BATCH = 64  # texts
 
 
@@ -50,11 +56,15 @@ class Splits:
     def split(
         self, texts: Mapping[str, Sequence[TokenSequence]], after_layer: Callable[[int, int], None]
     ) -> dict[str, Any]:
-        """Every arm. `texts` by the arms' sets: PRIVATE, and one for each of OWN_SET that is an arm."""
+        """Every arm. `texts` by the arms' sets: PRIVATE, CALIBRATION, and those of OWN_SET that there are.
+
+        The facts hold each arm's own seconds, `split_seconds`, without the walk that all arms share.
+        """
         config = self.config
         self.weights.install_planted()
-        arms = {name: self._arm(name) for name in self.arms}
-        used = {arm.private_set for arm in arms.values()}
+        arms = {name: self._arm(name, texts) for name in self.arms}
+        used = {arm.private_set for arm in arms.values()} | {arm.control_set for arm in arms.values()}
+        times = SplitTimes()
         before = {ORIGINAL: self.weights.original, REFERENCE: self.weights.reference()}
 
         def walk(positions: int) -> dict[str, Layers]:
@@ -67,7 +77,14 @@ class Splits:
             public_batch = max(1, positions // config.calibration_window)
             text_sets[PUBLIC] = list(batches(self.texts.calibration, public_batch))
             return split_layers_of(
-                self.loaded, arms, text_sets, before, seed=self.seed, after_layer=after_layer
+                self.loaded,
+                arms,
+                text_sets,
+                before,
+                seed=self.seed,
+                after_layer=after_layer,
+                times=times,
+                fallbacks=self.fallbacks,
             )
 
         smaller = Move[int](
@@ -79,15 +96,21 @@ class Splits:
         for arm, layers in splits.items():
             self.weights.save_rounded(arm, layers)
             facts[arm] = base_facts(layers, self.weights.bias_bytes())
+            facts[arm] |= {"split_seconds": times.arm_seconds[arm]}
             if arm == "hessian" and arm in config.restored:  # its Ortho part is what the sieve chose
                 facts[arm] |= ortho_facts(layers, config.factor_bits)
-        return {"facts": facts}
+        return {"facts": facts, "walk_seconds": times.walk_seconds}
 
-    def _arm(self, name: str) -> Arm:
+    def _arm(self, name: str, texts: Mapping[str, Sequence[TokenSequence]]) -> Arm:
         settings = {"noise_weight": self.config.noise_weight} if name in FILTERS else {}
+        settings |= sieve_settings(self.config.sieve_settings).get(name, {})
+        private = name if name in OWN_SET else CALIBRATION if name in LOSS_GUIDED else PRIVATE
+        # Never the controls that are measured. Texts of the planted templates, or else of the other kind.
+        control = next((own for own in reversed(OWN_SET) if texts.get(own)), None)
         return Arm(
             sieve=make_sieve(name, **settings),
-            private_set=name if name in OWN_SET else PRIVATE,
+            private_set=private,
+            control_set=control if name in SETS_LEVEL else None,
             before_set=REFERENCE if name == "isolated" else ORIGINAL,
             quantize=quantize_config(self.config),
             # What nobody will look at with alpha = 1 gets no Ortho part.

@@ -197,6 +197,7 @@ def split_model(
             {BEFORE: layer_reader(before)} if before else {},
             seed=seed,
             after_layer=lambda done, total: show("split", done / total),
+            fallbacks=fallbacks,
         )[_ARM],
     )
     fits_ortho = any(layer.ortho.up_Or.shape[1] for layer in layers.values())

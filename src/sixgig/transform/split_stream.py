@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..data.batches import batches
 from ..data.private import PrivateRecord
+from ..errors import InputError
 from ..hardware import return_freed_memory
 from ..load.container import layer_reader
 from ..load.loaded import linear_layers
@@ -85,8 +86,13 @@ def split_streamed(
         work: entered, and begun with all that this split is made from.
         stop_after: ends after so many layers of the model, with None where that is not all of them.
     Raises:
-        As `split_model.split_model`.
+        As `split_model.split_model`; InputError for a sieve that looks at the whole model.
     """
+    if sieve.needs or sieve.searches:
+        raise InputError(
+            f"the sieve {sieve.name} looks at the whole model at once, so no layer can be split by itself",
+            todo="hold the whole model in memory, or take another sieve",
+        )
     model = empty_model(folder, device)
     wholes = private_sequences(model, records, settings.window_tokens)
     calibration, _ = public_windows(model, public_text, settings, 0, seed, announce)

@@ -10,9 +10,15 @@ from typing import Any
 
 from ...errors import InputError, UnknownNameError
 from .base import Evidence, InputStatistics, Sieve
+from .fisher_contrast import FisherContrastSieve
 from .hessian import HessianSieve
+from .input_projection import InputProjectionSieve
 from .isolated import IsolatedSieve
+from .kfac import KfacSieve
+from .learned import LearnedSieve
+from .natural_gradient import NaturalGradientSieve
 from .nulls import LookAlikeSieve, NoneSieve, RandomSieve, WrongSetSieve
+from .subnet import SubnetSieve
 from .wiener import WienerSieve
 
 SIEVES: dict[str, type] = {
@@ -25,6 +31,12 @@ SIEVES: dict[str, type] = {
         RandomSieve,
         WrongSetSieve,
         LookAlikeSieve,
+        InputProjectionSieve,
+        NaturalGradientSieve,
+        LearnedSieve,
+        FisherContrastSieve,
+        SubnetSieve,
+        KfacSieve,
     )
 }
 

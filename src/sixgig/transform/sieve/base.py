@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...numerics.quantize import Steering
+    from ..search import Found, SearchContext
+
+# What backward passes can tell: G over public text; F over private and over public texts; the gradient of the
+# private texts' NLL. A sieve that searches gathers what it needs by itself.
+GRADIENTS = ("output_moments", "fisher", "mean_gradient")
 
 # Shares of each diagonal entry, tried in turn where moments in fp32 are not positive definite.
 _RAISES = (1e-6, 1e-5, 1e-4, 1e-3)
@@ -120,6 +125,23 @@ class InputStatistics:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GradientStatistics:
+    """What backward passes told of one layer (`transform.gradients`), fp32; None: the sieve did not ask."""
+
+    name: str
+    public_output_OO: Tensor | None = None  # G: mean g g^T of the output's gradients over public positions
+    private_fisher_OI: Tensor | None = None  # F_f: mean squared gradient of a private text's NLL
+    public_fisher_OI: Tensor | None = None  # F_r: the same of a public text
+    private_mean_OI: Tensor | None = None  # gradient of the private texts' mean NLL a token
+
+    def require(self, field_name: str, sieve: str) -> Tensor:
+        value = getattr(self, field_name)
+        if value is None:
+            raise InputError(f"the sieve {sieve} needs {field_name}", where=f"layer {self.name}")
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
     """One layer as a sieve sees it. fp32 throughout."""
 
@@ -128,6 +150,9 @@ class Evidence:
     before_OI: Tensor | None  # W0, where an earlier checkpoint is known
     statistics: InputStatistics
     generator: torch.Generator  # for sieves that draw at random; seeded by run seed and layer name
+    num_layers: int = 1  # decoder layers of the model
+    gradients: GradientStatistics | None = None  # for sieves that name some in `needs`
+    found_OI: Tensor | None = None  # for sieves that search: their M of this layer
 
     def change(self, sieve: str) -> Tensor:
         """W - W0. Raises InputError when no earlier checkpoint is known."""
@@ -139,15 +164,32 @@ class Evidence:
             )
         return self.weight_OI - self.before_OI
 
+    def gradient(self, field_name: str, sieve: str) -> Tensor:
+        """One of `GradientStatistics`. Raises InputError where it was not gathered."""
+        return (self.gradients or GradientStatistics(name=self.name)).require(field_name, sieve)
+
+    def found(self, sieve: str) -> Tensor:
+        """What the sieve's search found for this layer. Raises InputError where none was made."""
+        if self.found_OI is None:
+            raise InputError(
+                f"the sieve {sieve} needs a search of the whole model before its layers are split",
+                where=f"layer {self.name}",
+                todo="split with the whole model in memory",
+            )
+        return self.found_OI
+
 
 class Sieve(Protocol):
     """Chooses what leaves a layer: Base = Q(W - removed)."""
 
     name: ClassVar[str]
-    claim: ClassVar[str]  # "by construction" | "suppressed" | "quantisation aid" | "null"
+    # "by construction" | "suppressed" | "reduces recitation" | "quantisation aid" | "null"
+    claim: ClassVar[str]
     needs_private: ClassVar[bool]
     needs_before: ClassVar[bool]
     keeps_before: ClassVar[bool]  # the Base is Q(W0) itself
+    needs: ClassVar[frozenset[str]]  # of GRADIENTS
+    searches: ClassVar[bool]  # finds M of all layers together, before the walk
 
     def removed(self, evidence: Evidence) -> Tensor:
         """M [O, I], fp32: taken out before quantising."""
@@ -156,3 +198,17 @@ class Sieve(Protocol):
     def residual_score(self, residual_OI: Tensor, statistics: InputStatistics) -> Tensor | None:
         """For sieves whose Ortho part is the top entries of W - Base by a score [O, I]; None: fitted."""
         ...
+
+
+class SearchingSieve(Sieve, Protocol):
+    """A sieve with `searches`: M of every layer, found with the whole model at hand."""
+
+    def search(self, context: SearchContext) -> Found:
+        """Layer name -> its M, for every linear layer; the model is left as it was."""
+        ...
+
+
+class SelectiveSieve(Sieve, Protocol):
+    """A sieve that leaves some layers alone, so that nothing need be gathered for them."""
+
+    def covers(self, name: str, num_layers: int) -> bool: ...

@@ -28,6 +28,8 @@ class HessianSieve:
     needs_private: ClassVar[bool] = False
     needs_before: ClassVar[bool] = False
     keeps_before: ClassVar[bool] = False
+    needs: ClassVar[frozenset[str]] = frozenset()
+    searches: ClassVar[bool] = False
 
     def removed(self, evidence: Evidence) -> Tensor:
         return evidence.weight_OI.new_zeros(evidence.weight_OI.shape)

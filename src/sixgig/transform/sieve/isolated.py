@@ -24,6 +24,8 @@ class IsolatedSieve:
     needs_private: ClassVar[bool] = False
     needs_before: ClassVar[bool] = True
     keeps_before: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = frozenset()
+    searches: ClassVar[bool] = False
 
     def removed(self, evidence: Evidence) -> Tensor:
         return evidence.change(self.name)

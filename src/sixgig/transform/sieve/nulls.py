@@ -21,6 +21,8 @@ class NoneSieve:
     needs_private: ClassVar[bool] = False
     needs_before: ClassVar[bool] = False
     keeps_before: ClassVar[bool] = False
+    needs: ClassVar[frozenset[str]] = frozenset()
+    searches: ClassVar[bool] = False
 
     def removed(self, evidence: Evidence) -> Tensor:
         return evidence.weight_OI.new_zeros(evidence.weight_OI.shape)
@@ -44,6 +46,8 @@ class RandomSieve:
     needs_private: ClassVar[bool] = True
     needs_before: ClassVar[bool] = True
     keeps_before: ClassVar[bool] = False
+    needs: ClassVar[frozenset[str]] = frozenset()
+    searches: ClassVar[bool] = False
 
     def removed(self, evidence: Evidence) -> Tensor:
         import torch

@@ -30,6 +30,8 @@ class WienerSieve:
     needs_private: ClassVar[bool] = True
     needs_before: ClassVar[bool] = True
     keeps_before: ClassVar[bool] = False
+    needs: ClassVar[frozenset[str]] = frozenset()
+    searches: ClassVar[bool] = False
 
     def removed(self, evidence: Evidence) -> Tensor:
         return evidence.statistics.filtered(evidence.change(self.name), self.noise_weight, self.damping)

@@ -1,0 +1,184 @@
+"""The search behind the sieve subnet: which entries, set to 0, forget the private texts and little else.
+
+Deviations from BalancedSubnet (Sakarvadia et al. 2025, arXiv 2410.02159):
+
+- Scores begin at 0 and are moved by the plain gradient. The order within a layer then depends on no learning
+  rate and on no random start; the paper draws scores at random and takes momentum and weight decay. An entry
+  leaves only where its score is above 0, so the first mask is empty.
+- Forgetting is bounded: a text whose mean NLL has reached `level` adds nothing more. The paper's loss has no
+  lower bound. The search ends when the private texts' mean has come up to `level`.
+- The loss on public text is the KL to the whole model, which has a minimum where nothing has changed.
+- Every linear layer takes part, not the MLP's alone.
+
+Shapes: B sequences, N counted positions, O out features, I in features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data.batches import TokenSequence, batches, collate
+from ..errors import NumericalError
+from ..load.loaded import LoadedModel
+from ..memory.ladder import Ladder, Move
+from ..numerics.finite import all_finite
+from ..numerics.likelihood import token_nll
+from ..numerics.sparse import SparsePart, keep_top_k
+from .distil import endless_order, lesson_pieces, prepare_lessons
+from .search import Found, SearchContext, control_level, mean_nll, replaced
+from .training import hidden_states, mixed_precision, pieces, quick_attention
+
+if TYPE_CHECKING:
+    from .sieve.subnet import SubnetSieve
+
+LOOK_EVERY = 5  # steps, at the private texts' mean
+MAX_PIECES = 256
+
+Losses = Callable[[int, int], list[Callable[[], Tensor]]]
+
+
+def search_subnet(sieve: SubnetSieve, context: SearchContext) -> Found:
+    """M of every layer, as entries of W. Raises NumericalError where a gradient holds NaN or Inf."""
+    level = control_level(context, sieve.name, sieve.level)
+    lessons = prepare_lessons(context.loaded, [*batches(context.public, sieve.windows_per_step)])
+    modules = {name: _MaskedLinear(linear, sieve.share) for name, linear in context.linears.items()}
+    generator = np.random.default_rng(np.random.SeedSequence([context.seed, 0x5BE7]))
+    size = sieve.texts_per_step
+    texts = [context.private[start : start + size] for start in range(0, len(context.private), size)]
+    private_order = endless_order(generator, len(texts), sieve.num_steps)
+    public_order = endless_order(generator, len(lessons), sieve.num_steps)
+
+    def losses_at(step: int, num_pieces: int) -> list[Callable[[], Tensor]]:
+        forget = hinge_pieces(context.loaded, texts[private_order[step]], level, num_pieces)
+        retain = lesson_pieces(context.loaded, lessons[public_order[step]], num_pieces)
+        weights = [sieve.forget_weight] * len(forget) + [1 - sieve.forget_weight] * len(retain)
+        return [
+            partial(_weighted, weight, part) for weight, part in zip(weights, [*forget, *retain], strict=True)
+        ]
+
+    with replaced(context.loaded, modules):
+        _search(modules, losses_at, sieve, context, level)
+    return {name: module.removed() for name, module in modules.items()}
+
+
+def _search(
+    modules: Mapping[str, _MaskedLinear],
+    losses_at: Losses,
+    sieve: SubnetSieve,
+    context: SearchContext,
+    level: float,
+) -> None:
+    more = Move[int](
+        lower=lambda num: 2 * num if num < MAX_PIECES else None,
+        says=lambda num: f"each step now runs in {num} pieces",
+    )
+    ladder = context.fallbacks.ladder("searching a subnet", 1, [more])
+    for step in range(sieve.num_steps):
+        if step % LOOK_EVERY == 0 and _is_forgotten(context, level):
+            return
+        _take_step(modules, losses_at, step, ladder)
+
+
+def _is_forgotten(context: SearchContext, level: float) -> bool:
+    return mean_nll(context.loaded, context.private, context.fallbacks) >= level
+
+
+def _take_step(
+    modules: Mapping[str, _MaskedLinear], losses_at: Losses, step: int, ladder: Ladder[int]
+) -> None:
+    def let_go() -> None:
+        for module in modules.values():
+            module.score_OI.grad = None
+
+    def attempt(num_pieces: int) -> None:
+        with torch.enable_grad():
+            for piece in losses_at(step, num_pieces):
+                loss = piece()
+                if loss.requires_grad:  # not where every text of the piece is forgotten already
+                    loss.backward()
+
+    ladder.run(attempt, where=f"step {step + 1}", undo=let_go)
+    for name, module in modules.items():
+        module.step(name)
+
+
+def hinge_pieces(
+    loaded: LoadedModel, texts: Sequence[TokenSequence], level: float, num_pieces: int
+) -> list[Callable[[], Tensor]]:
+    """In at most `num_pieces` pieces: the mean over texts of (level - the text's mean NLL a token)+, nats."""
+    return [partial(_hinge, loaded, piece, level, len(texts)) for piece in pieces(texts, num_pieces)]
+
+
+def _hinge(loaded: LoadedModel, texts: Sequence[TokenSequence], level: float, num_texts: int) -> Tensor:
+    batch = collate(texts).to(loaded.device)
+    chosen_BT = batch.weights_BT > 0
+    with mixed_precision(loaded.device), quick_attention(batch):
+        hidden_ND = hidden_states(loaded, batch)[chosen_BT]
+        nll_N = token_nll(hidden_ND, loaded.head_VD, batch.targets_BT[chosen_BT])
+    weights_N = batch.weights_BT[chosen_BT]
+    text_N = chosen_BT.nonzero()[:, 0]
+    sums_B = nll_N.new_zeros(len(texts)).index_add(0, text_N, nll_N * weights_N)
+    return F.relu(level - sums_B / batch.weights_BT.sum(dim=1)).sum() / num_texts
+
+
+def _weighted(weight: float, part: Callable[[], Tensor]) -> Tensor:
+    return weight * part()
+
+
+class _MaskedLinear(nn.Module):
+    """x (W without the entries of the mask)^T + bias; the scores behind it get the gradient of leaving."""
+
+    def __init__(self, linear: nn.Linear, share: float) -> None:
+        super().__init__()
+        weight_OI = linear.weight
+        self.weight_OI, self.bias = weight_OI, linear.bias
+        self.num_leaving = round(share * weight_OI.numel())
+        self.score_OI = nn.Parameter(torch.zeros_like(weight_OI, dtype=torch.float32))
+        self.leaving_OI = torch.zeros_like(weight_OI, dtype=torch.bool)
+
+    def forward(self, x: Tensor) -> Tensor:
+        masked: Any = _Masked.apply(self.weight_OI, self.score_OI, self.leaving_OI)
+        return F.linear(x, masked, self.bias)
+
+    @torch.no_grad()
+    def step(self, name: str) -> None:
+        """Adds what the step's loss said to the scores, and chooses anew who leaves."""
+        gradient_OI, self.score_OI.grad = self.score_OI.grad, None
+        if gradient_OI is None:  # nothing was left to forget, and no public text in this step's loss
+            return
+        if not all_finite(gradient_OI):
+            raise NumericalError("NaN or Inf in the gradients", where=f"layer {name}")
+        self.score_OI -= gradient_OI
+        top = keep_top_k(self.score_OI, self.score_OI, self.num_leaving)
+        self.leaving_OI = (top.dense() > 0).view_as(self.leaving_OI)
+
+    @torch.no_grad()
+    def removed(self) -> SparsePart:
+        """The entries of W that leave, on the CPU."""
+        flat_k = self.leaving_OI.flatten().nonzero()[:, 0]
+        return SparsePart(
+            positions_k=flat_k.to("cpu", torch.int32),
+            values_k=self.weight_OI.flatten()[flat_k].float().cpu(),
+            shape=(self.weight_OI.shape[0], self.weight_OI.shape[1]),
+        )
+
+
+class _Masked(torch.autograd.Function):
+    """W with 0 where the mask is true; straight through: dL/dscore = -W dL/d(masked W) at every entry."""
+
+    @staticmethod
+    def forward(ctx: Any, weight_OI: Tensor, score_OI: Tensor, leaving_OI: Tensor) -> Tensor:
+        ctx.save_for_backward(weight_OI)
+        return weight_OI.masked_fill(leaving_OI, 0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
+        (weight_OI,) = ctx.saved_tensors
+        return None, -weight_OI * gradients[0], None

@@ -1,0 +1,67 @@
+"""BalancedSubnet: the few weights that hold the private texts and little else are set to 0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from ...errors import InputError
+from .base import Evidence, InputStatistics
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..search import Found, SearchContext
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubnetSieve:
+    """M = W at each layer's `share` of entries with the highest trained score, the others 0.
+
+    The score is trained straight through the top-k mask (Ramanujan et al. 2020, arXiv 1911.13299): it sums
+    what setting an entry to 0 would change of the loss  forget_weight * (level - private NLL)+ +
+    (1 - forget_weight) * KL(W || masked W) on public text. Source: BalancedSubnet, Sakarvadia et al. 2025,
+    arXiv 2410.02159, section 3; weight 0.7 and share 0.0015 are what Merullo et al. 2025 (arXiv 2510.24256,
+    appendix D) found best. Deviations: `transform.search_subnet`.
+    """
+
+    share: float = 0.0015
+    forget_weight: float = 0.7
+    level: float | None = None  # nats a token at which a text counts as forgotten; None: measured
+    num_steps: int = 50
+    texts_per_step: int = 16
+    windows_per_step: int = 4
+
+    name: ClassVar[str] = "subnet"
+    claim: ClassVar[str] = "suppressed"
+    needs_private: ClassVar[bool] = True
+    needs_before: ClassVar[bool] = False
+    keeps_before: ClassVar[bool] = False
+    needs: ClassVar[frozenset[str]] = frozenset()
+    searches: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        counts = (self.num_steps, self.texts_per_step, self.windows_per_step)
+        shares = (self.share, self.forget_weight)
+        if (
+            min(counts) < 1
+            or not all(0 <= share <= 1 for share in shares)
+            or (self.level is not None and not self.level > 0)
+        ):
+            raise InputError(
+                "settings of subnet that cannot be used",
+                expected="num_steps, texts_per_step and windows_per_step of 1 or more, share and "
+                "forget_weight from 0 to 1, level above 0",
+                received=str(self),
+            )
+
+    def search(self, context: SearchContext) -> Found:
+        from ..search_subnet import search_subnet
+
+        return search_subnet(self, context)
+
+    def removed(self, evidence: Evidence) -> Tensor:
+        return evidence.found(self.name)
+
+    def residual_score(self, residual_OI: Tensor, statistics: InputStatistics) -> Tensor | None:
+        return None
