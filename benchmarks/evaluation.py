@@ -1,6 +1,6 @@
 """Holds `sixgig eval` against lm-eval by itself, number by number, and writes a receipt.
 
-python benchmarks/evaluation.py --data-dir DATA                      the embedded model, a few documents a task
+python benchmarks/evaluation.py --data-dir DATA             the embedded model, a few documents a task
 python benchmarks/evaluation.py --data-dir DATA --device cuda --dtype bfloat16 --batch-size 16 \
     --limits wikitext=62,mmlu=20,gsm8k=200,ifeval=100                the same on a card
 
@@ -164,7 +164,7 @@ def _by_itself(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def compared(ours: HarnessResult, theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """The largest difference of a metric, of a standard error, and of a document's metric; and all metrics."""
+    """The largest difference of a metric, a standard error, a document's metric; and all metrics."""
     results = theirs["results"]
     metrics = {
         f"{score.task}.{score.metric}.{score.filter}": (

@@ -95,12 +95,9 @@ def _overriding(task: str, files: dict[str, str], folder: Path, manager: Any) ->
 
 
 def _pages(text: str) -> list[str]:
-    starts = [
-        place
-        for place, line in enumerate(lines := text.split("\n"))
-        if (words := line.replace("= = =", "===").replace("= =", "==").strip()).startswith("= ")
-        and words.endswith(" =")
-    ]
+    lines = text.split("\n")
+    words = [line.replace("= = =", "===").replace("= =", "==").strip() for line in lines]
+    starts = [place for place, line in enumerate(words) if line.startswith("= ") and line.endswith(" =")]
     return ["\n".join(lines[a:b]) for a, b in zip(starts, [*starts[1:], len(lines)], strict=True)]
 
 
