@@ -196,7 +196,7 @@ def compared(ours: HarnessResult, theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _other_name(task: str) -> str:
     groups = ("stem", "other", "social_sciences", "humanities")
-    return {f"mmlu_{group}": f"own_{group}" for group in groups}.get(task, task)
+    return {f"mmlu_{group}": f"mmlu::own_{group}" for group in groups}.get(task, task)
 
 
 def _document_difference(ours: HarnessResult, theirs: Mapping[str, Any]) -> float:

@@ -65,7 +65,7 @@ def evaluated(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def over_files(task: str, data_dir: Path, folder: Path, manager: Any) -> Any:
+def over_files(task: str, data_dir: Path, folder: Path, manager: Any) -> str:
     """lm-eval's task with nothing overridden but where its data lies."""
     if task == "mmlu":
         return _mmlu(data_dir, folder, manager)
@@ -101,7 +101,7 @@ def _pages(text: str) -> list[str]:
     return ["\n".join(lines[a:b]) for a, b in zip(starts, [*starts[1:], len(lines)], strict=True)]
 
 
-def _mmlu(data_dir: Path, folder: Path, manager: Any) -> dict[str, Any]:
+def _mmlu(data_dir: Path, folder: Path, manager: Any) -> str:
     """The group as lm-eval nests it: four groups, each with its own subjects in lm-eval's order."""
     groups = []
     for group in ("stem", "other", "social_sciences", "humanities"):
@@ -110,7 +110,9 @@ def _mmlu(data_dir: Path, folder: Path, manager: Any) -> dict[str, Any]:
         tasks = [{"task": name, **_mmlu_files(name, data_dir, folder)} for name in subjects]
         groups.append({**own, "group": f"own_{group}", "task": tasks})
     whole = yaml.safe_load(Path(manager.task_index["mmlu"].yaml_path).read_text("utf-8"))
-    return {**whole, "task": groups}
+    path = folder / "mmlu.yaml"
+    path.write_text(yaml.safe_dump({**whole, "task": groups}), "utf-8")
+    return str(path)
 
 
 def _mmlu_files(task: str, data_dir: Path, folder: Path) -> dict[str, Any]:

@@ -203,7 +203,8 @@ def _task_spec(
     folder: Path,
     num_fewshot: int | None,
     announce: Callable[[str], None],
-) -> tuple[Any, str | None]:
+) -> tuple[str, str | None]:
+    """The path of the task over its data, and the data's revision where it is the hub's."""
     if benchmark is None:
         revision = hub_revision(task_of(name), announce)
         return over_hub_data(name, manager, revision, folder), revision

@@ -51,8 +51,8 @@ def _arrow(shape: Any) -> Any:
     return {str: pa.string(), int: pa.int64()}[shape]
 
 
-def over_local_data(name: str, manager: Any, benchmark: Benchmark, folder: Path) -> Any:
-    """What `manager.load` takes for lm-eval's task `name` over the benchmark's rows, written to `folder`."""
+def over_local_data(name: str, manager: Any, benchmark: Benchmark, folder: Path) -> str:
+    """The path of lm-eval's task `name` over the benchmark's rows, all written to `folder`."""
     dataset = write_dataset(benchmark, folder / "data")
     changes = {"dataset_path": str(dataset), "dataset_kwargs": {"cache_dir": str(folder / "cache")}}
     return _overridden(name, manager, folder, changes | absent_splits(benchmark))
@@ -65,20 +65,23 @@ def absent_splits(benchmark: Benchmark) -> dict[str, None]:
     return {key: None for split, key in keys.items() if not benchmark.num_rows(split)}
 
 
-def over_hub_data(name: str, manager: Any, revision: str, folder: Path) -> Any:
+def over_hub_data(name: str, manager: Any, revision: str, folder: Path) -> str:
     """The same over the hub's data at `revision`; `datasets` keeps it where it keeps all of the hub's."""
     return _overridden(name, manager, folder, {"dataset_kwargs": {"revision": revision}})
 
 
-def _overridden(name: str, manager: Any, folder: Path, changes: Mapping[str, Any]) -> Any:
+def _overridden(name: str, manager: Any, folder: Path, changes: Mapping[str, Any]) -> str:
     if name not in manager.task_index:
         raise UnknownNameError("task", name, [one for one in manager.task_index if one.startswith("mmlu_")])
-    entry = manager.task_index[name]
+    own = Path(manager.task_index[name].yaml_path)
     if name in manager.all_groups:
-        # A group's file has no functions in it; what is no field of a group goes down to its tasks.
-        return {**yaml.safe_load(Path(entry.yaml_path).read_text(encoding="utf-8")), **changes}
+        # A group's file includes none and has no functions in it; what is no field of a group goes down to
+        # its tasks.
+        content = yaml.safe_load(own.read_text("utf-8"))
+    else:
+        content = {"include": str(own), "task": name}
     path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump({"include": str(entry.yaml_path), "task": name, **changes}), "utf-8")
+    path.write_text(yaml.safe_dump({**content, **changes}), "utf-8")
     return str(path)
 
 
