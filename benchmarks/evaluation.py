@@ -2,7 +2,7 @@
 
 python benchmarks/evaluation.py --data-dir DATA             the embedded model, a few documents a task
 python benchmarks/evaluation.py --data-dir DATA --device cuda --dtype bfloat16 --batch-size 16 \
-    --limits wikitext=62,mmlu=20,gsm8k=200,ifeval=100                the same on a card
+    --limits wikitext=62,mmlu=20,gsm8k=200,ifeval=100 --num-fewshot mmlu=5      the same on a card
 
 The other side is a process of its own (`evaluation_lm_eval.py`): lm-eval opens the folder by its own model
 class and runs its own `simple_evaluate`. Both have the same type, batch size, context and device; then every
@@ -40,9 +40,8 @@ from sixgig.provenance import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 AREA, SCHEMA = "evaluation", "sixgig.receipt/1"
-CPU_LIMITS = "wikitext=1,mmlu=1,gsm8k=4,ifeval=3"
-# What is not the task's own default: the five examples that MMLU is told with, and a chat for instructions.
-FEWSHOT, CHAT = {"mmlu": 5}, ("ifeval",)
+CPU_LIMITS = "wikitext=2,mmlu=1,gsm8k=2,ifeval=1"
+CHAT = ("ifeval",)  # instructions are asked through the chat template, all else without
 PUNKT_TABLES = ("abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt")
 
 
@@ -59,6 +58,7 @@ def main() -> None:
     parser.add_argument(
         "--limits", default=CPU_LIMITS, help="documents a task (a subject of MMLU): NAME=N,..."
     )
+    parser.add_argument("--num-fewshot", default="", help="other than the task's own: NAME=N,...")
     parser.add_argument("--bare-punkt", action="store_true")
     parser.add_argument("--commit", help="the commit that is measured, where git does not tell")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "receipts")
@@ -69,7 +69,7 @@ def main() -> None:
     config = {
         name: getattr(arguments, name)
         for name in ("model", "device", "dtype", "batch_size", "max_length", "bare_punkt")
-    } | {"limits": _limits(arguments.limits), "num_fewshot": FEWSHOT, "chat": list(CHAT)}
+    } | {"limits": _numbers_of(arguments.limits), "num_fewshot": _numbers_of(arguments.num_fewshot)}
     with tempfile.TemporaryDirectory() as folder:
         if arguments.bare_punkt:
             _write_bare_punkt(Path(folder))
@@ -80,13 +80,12 @@ def main() -> None:
     print(path)
 
 
-def _limits(text: str) -> dict[str, int]:
+def _numbers_of(text: str) -> dict[str, int]:
+    parts = (part.split("=") for part in text.split(",") if part)
     try:
-        found = {name: int(number) for name, number in (part.split("=") for part in text.split(","))}
+        found = {name: int(number) for name, number in parts}
     except ValueError:
-        raise InputError(
-            "no limits", expected="as in gsm8k=4,mmlu=1", received=text, where="--limits"
-        ) from None
+        raise InputError("not one number a task", expected="as in gsm8k=4,mmlu=1", received=text) from None
     for name in found:
         task_of(name)
     return found
@@ -126,7 +125,7 @@ def _measured(
         [task],
         data_dir=data_dir,
         limit=limit,
-        num_fewshot=FEWSHOT.get(task),
+        num_fewshot=config["num_fewshot"].get(task),
         chat=task in CHAT,
         batch_size=config["batch_size"],
         max_length=config["max_length"],
@@ -137,7 +136,7 @@ def _measured(
         "folder": str(loaded.folder),
         "data_dir": str(data_dir.resolve()),
         "limit": limit,
-        "num_fewshot": FEWSHOT.get(task),
+        "num_fewshot": config["num_fewshot"].get(task),
         "chat": task in CHAT,
         **{name: config[name] for name in ("dtype", "device", "batch_size", "max_length")},
     }
@@ -235,7 +234,8 @@ def receipt(
         "commit": commit or origin.commit,
         "device": {"name": torch.cuda.get_device_name(config["device"]) if on_card else "cpu"},
         "versions": origin.library_versions | harness_versions() | {"python": origin.python_version},
-        "config": dict(config) | {"source_sha256": origin.source_sha256, "dirty": origin.dirty},
+        "config": dict(config)
+        | {"chat": list(CHAT), "source_sha256": origin.source_sha256, "dirty": origin.dirty},
         "figures": figures(rows),
         "raw": {"rows": {task: dict(row) for task, row in rows.items()}},
     }
