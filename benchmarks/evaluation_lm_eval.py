@@ -30,8 +30,8 @@ def main() -> None:
 
 def evaluated(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     """lm-eval's results, and each document's metrics, by task."""
-    import lm_eval
-    from lm_eval.tasks import TaskManager
+    import lm_eval  # pyright: ignore[reportMissingImports]
+    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
     manager = TaskManager()
     found = lm_eval.simple_evaluate(

@@ -149,7 +149,7 @@ def _evaluate_one(
         _set_shots(tasks["tasks"], options["num_fewshot"])
         model = harness_lm(loaded, progress=progress, announce=announce, **model_options)
         _check_room(name, tasks["tasks"], model)
-        from lm_eval.evaluator import evaluate
+        from lm_eval.evaluator import evaluate  # pyright: ignore[reportMissingImports]
 
         # What simple_evaluate adds to this call are facts of the machine, gathered by asking pip and git.
         found = evaluate(
@@ -176,7 +176,7 @@ def _evaluate_one(
 @functools.cache
 def _task_manager() -> Any:
     """lm-eval's index of its tasks; reading its thousands of files takes seconds."""
-    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
     return TaskManager()
 
@@ -319,7 +319,7 @@ class _Kept(logging.Handler):
 @contextlib.contextmanager
 def _quiet() -> Iterator[dict[str, None]]:
     """lm-eval's prints go to stderr, its and datasets' bars nowhere; what it warns of is gathered."""
-    import datasets
+    import datasets  # pyright: ignore[reportMissingImports]
 
     logger, kept = logging.getLogger("lm_eval"), _Kept()
     propagates, shown = logger.propagate, datasets.is_progress_bar_enabled()
@@ -339,7 +339,7 @@ def _quiet() -> Iterator[dict[str, None]]:
 @contextlib.contextmanager
 def _without_bars() -> Iterator[None]:
     """The bar with which lm-eval counts a task's prompts: 57 of them for MMLU."""
-    from lm_eval.api import task
+    from lm_eval.api import task  # pyright: ignore[reportMissingImports]
 
     shown = task.tqdm
     task.tqdm = lambda items, **options: items

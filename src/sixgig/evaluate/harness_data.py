@@ -21,8 +21,8 @@ from .harness_tasks import HarnessTask, task_of
 
 def write_dataset(benchmark: Benchmark, folder: Path) -> Path:
     """Writes the rows as Parquet with a card that names every part and split; returns `folder`."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    import pyarrow as pa  # pyright: ignore[reportMissingImports]
+    import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
 
     schema = pa.schema([(name, _arrow(shape)) for name, shape in benchmark.shape.items()])
     configs = []
@@ -40,7 +40,7 @@ def write_dataset(benchmark: Benchmark, folder: Path) -> Path:
 
 
 def _arrow(shape: Any) -> Any:
-    import pyarrow as pa
+    import pyarrow as pa  # pyright: ignore[reportMissingImports]
 
     if isinstance(shape, Optional):
         return _arrow(shape.shape)

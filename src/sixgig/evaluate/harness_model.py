@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lm_eval.models.huggingface import HFLM
+from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
 
 from ..load.loaded import LoadedModel
 

@@ -139,7 +139,7 @@ def require_installed(names: Sequence[str]) -> None:
 
 def _require_punkt() -> None:
     """lm-eval's ifeval counts sentences and words by NLTK's Punkt, and downloads it unasked where it can."""
-    import nltk
+    import nltk  # pyright: ignore[reportMissingImports]
 
     try:
         nltk.data.find(PUNKT)
