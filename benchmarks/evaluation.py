@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,11 @@ from sixgig.evaluate.harness_tasks import harness_versions, require_installed, t
 from sixgig.files import write_json
 from sixgig.load.fetch import model_folder
 from sixgig.load.loaded import LoadedModel, load
-from sixgig.provenance import provenance
+from sixgig.provenance import Provenance, provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 AREA, SCHEMA = "evaluation", "sixgig.receipt/1"
-CPU_LIMITS = "wikitext=2,mmlu=1,gsm8k=2,ifeval=1"
+CPU_LIMITS = "wikitext=1,gsm8k=1,mmlu=1,ifeval=1"
 CHAT = ("ifeval",)  # instructions are asked through the chat template, all else without
 PUNKT_TABLES = ("abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt")
 
@@ -74,10 +74,20 @@ def main() -> None:
         if arguments.bare_punkt:
             _write_bare_punkt(Path(folder))
             os.environ["NLTK_DATA"] = folder
-        rows = measure(config, data_dir)
-    path = arguments.out / f"{AREA}-{time.strftime('%Y-%m-%d', time.gmtime())}.json"
-    write_json(path, receipt(config, rows, " ".join(sys.argv[1:]), arguments.commit))
+        origin = provenance([], [])  # before hours of work in which a checkout may change
+        path = arguments.out / f"{AREA}-{time.strftime('%Y-%m-%d', time.gmtime())}.json"
+        for rows in measure(config, data_dir):  # written after each task, so that a stop loses one at most
+            write_json(path, receipt(config, rows, _words(), origin, arguments.commit))
     print(path)
+
+
+def _words() -> str:
+    """The command's own words, but for where things lie on this machine."""
+    words = iter(sys.argv[1:])
+    return " ".join(
+        f"{word} {'DATA' if next(words) else ''}" if word in ("--data-dir", "--out") else word
+        for word in words
+    )
 
 
 def _numbers_of(text: str) -> dict[str, int]:
@@ -98,8 +108,8 @@ def _write_bare_punkt(folder: Path) -> None:
         (tables / name).write_text("")
 
 
-def measure(config: Mapping[str, Any], data_dir: Path) -> dict[str, dict[str, Any]]:
-    """Each task's numbers both ways, or why it could not run."""
+def measure(config: Mapping[str, Any], data_dir: Path) -> Iterator[dict[str, dict[str, Any]]]:
+    """Each task's numbers both ways, or why it could not run; all so far, after each task."""
     model = config["model"]
     folder = Path(model) if Path(model).is_dir() else model_folder(model)
     loaded = load(folder, device=config["device"], dtype=getattr(torch, config["dtype"]))
@@ -110,10 +120,11 @@ def measure(config: Mapping[str, Any], data_dir: Path) -> dict[str, dict[str, An
         except NotAvailableError as error:
             rows[task] = {"failed": error.problem}
             print(f"{task}: {error}", file=sys.stderr)
+            yield rows
             continue
         rows[task] = _measured(task, limit, loaded, config, data_dir)
         print(json.dumps({task: {key: rows[task][key] for key in ("difference", "seconds")}}), flush=True)
-    return rows
+        yield rows
 
 
 def _measured(
@@ -221,10 +232,13 @@ def _numbers(value: Any) -> list[float]:
 
 
 def receipt(
-    config: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], words: str, commit: str | None
+    config: Mapping[str, Any],
+    rows: Mapping[str, Mapping[str, Any]],
+    words: str,
+    origin: Provenance,
+    commit: str | None,
 ) -> dict[str, Any]:
-    """The receipt of what `measure` returned."""
-    origin = provenance([], [])
+    """The receipt of what `measure` gave."""
     on_card = config["device"] != "cpu"
     return {
         "schema": SCHEMA,

@@ -33,7 +33,9 @@ def evaluated(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     import lm_eval  # pyright: ignore[reportMissingImports]
     from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
-    manager = TaskManager()
+    # Files in a folder of one's own go before lm-eval's, as by --include_path on its command line.
+    over_files(settings["task"], Path(settings["data_dir"]), folder, TaskManager())
+    manager = TaskManager(include_path=str(folder))
     found = lm_eval.simple_evaluate(
         model="hf",
         model_args={
@@ -41,7 +43,7 @@ def evaluated(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
             "dtype": settings["dtype"],
             "max_length": settings["max_length"],
         },
-        tasks=[over_files(settings["task"], Path(settings["data_dir"]), folder, manager)],
+        tasks=[settings["task"]],
         task_manager=manager,
         device=settings["device"],
         batch_size=settings["batch_size"],
@@ -65,10 +67,11 @@ def evaluated(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def over_files(task: str, data_dir: Path, folder: Path, manager: Any) -> str:
-    """lm-eval's task with nothing overridden but where its data lies."""
+def over_files(task: str, data_dir: Path, folder: Path, manager: Any) -> None:
+    """Writes lm-eval's task to `folder` with nothing overridden but where its data lies."""
     if task == "mmlu":
-        return _mmlu(data_dir, folder, manager)
+        _mmlu(data_dir, folder, manager)
+        return
     if task == "wikitext":
         path = folder / "wikitext.jsonl"
         text = (data_dir / "wikitext2" / "wiki.test.raw").read_text("utf-8")
@@ -78,10 +81,10 @@ def over_files(task: str, data_dir: Path, folder: Path, manager: Any) -> str:
         files = {split: str(data_dir / "gsm8k" / f"{split}.jsonl") for split in ("train", "test")}
     else:
         files = {"train": str(data_dir / "ifeval" / "input_data.jsonl")}
-    return _overriding(task, files, folder, manager)
+    _overriding(task, files, folder, manager)
 
 
-def _overriding(task: str, files: dict[str, str], folder: Path, manager: Any) -> str:
+def _overriding(task: str, files: dict[str, str], folder: Path, manager: Any) -> None:
     content = {
         "include": str(manager.task_index[task].yaml_path),
         "task": task,
@@ -89,9 +92,7 @@ def _overriding(task: str, files: dict[str, str], folder: Path, manager: Any) ->
         "dataset_name": None,
         "dataset_kwargs": {"data_files": files},
     }
-    path = folder / f"{task}.yaml"
-    path.write_text(yaml.safe_dump(content), "utf-8")
-    return str(path)
+    (folder / f"{task}.yaml").write_text(yaml.safe_dump(content), "utf-8")
 
 
 def _pages(text: str) -> list[str]:
@@ -101,7 +102,7 @@ def _pages(text: str) -> list[str]:
     return ["\n".join(lines[a:b]) for a, b in zip(starts, [*starts[1:], len(lines)], strict=True)]
 
 
-def _mmlu(data_dir: Path, folder: Path, manager: Any) -> str:
+def _mmlu(data_dir: Path, folder: Path, manager: Any) -> None:
     """The group as lm-eval nests it: four groups, each with its own subjects in lm-eval's order."""
     groups = []
     for group in ("stem", "other", "social_sciences", "humanities"):
@@ -110,9 +111,7 @@ def _mmlu(data_dir: Path, folder: Path, manager: Any) -> str:
         tasks = [{"task": name, **_mmlu_files(name, data_dir, folder)} for name in subjects]
         groups.append({**own, "group": f"own_{group}", "task": tasks})
     whole = yaml.safe_load(Path(manager.task_index["mmlu"].yaml_path).read_text("utf-8"))
-    path = folder / "mmlu.yaml"
-    path.write_text(yaml.safe_dump({**whole, "task": groups}), "utf-8")
-    return str(path)
+    (folder / "mmlu.yaml").write_text(yaml.safe_dump({**whole, "task": groups}), "utf-8")
 
 
 def _mmlu_files(task: str, data_dir: Path, folder: Path) -> dict[str, Any]:

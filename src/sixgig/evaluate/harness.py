@@ -26,7 +26,7 @@ import torch
 from ..data.benchmarks import Benchmark, load_benchmark
 from ..errors import InputError
 from ..load.loaded import LoadedModel
-from .harness_data import check_parts, over_hub_data, over_local_data
+from .harness_data import check_known, check_parts, over_hub_data, over_local_data
 from .harness_hub import hub_revision
 from .harness_tasks import check_sizes, check_tasks, harness_versions, require_installed, task_of
 
@@ -144,8 +144,8 @@ def _evaluate_one(
         from .harness_model import harness_lm
 
         manager = _task_manager()
-        spec, revision = _task_spec(name, benchmark, manager, Path(at), options["num_fewshot"], announce)
-        tasks = manager.load([spec])
+        check_known(name, manager)
+        tasks, revision = _loaded_task(name, benchmark, manager, Path(at), options["num_fewshot"], announce)
         _set_shots(tasks["tasks"], options["num_fewshot"])
         model = harness_lm(loaded, progress=progress, announce=announce, **model_options)
         _check_room(name, tasks["tasks"], model)
@@ -196,15 +196,15 @@ def _check_room(name: str, tasks: Mapping[str, Any], model: Any) -> None:
             )
 
 
-def _task_spec(
+def _loaded_task(
     name: str,
     benchmark: Benchmark | None,
     manager: Any,
     folder: Path,
     num_fewshot: int | None,
     announce: Callable[[str], None],
-) -> tuple[str, str | None]:
-    """The path of the task over its data, and the data's revision where it is the hub's."""
+) -> tuple[Any, str | None]:
+    """lm-eval's task over its data, and the data's revision where it is the hub's."""
     if benchmark is None:
         revision = hub_revision(task_of(name), announce)
         return over_hub_data(name, manager, revision, folder), revision

@@ -8,6 +8,7 @@ Parquet with a written schema is what the hub holds too; types guessed from JSON
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,8 @@ def _arrow(shape: Any) -> Any:
     return {str: pa.string(), int: pa.int64()}[shape]
 
 
-def over_local_data(name: str, manager: Any, benchmark: Benchmark, folder: Path) -> str:
-    """The path of lm-eval's task `name` over the benchmark's rows, all written to `folder`."""
+def over_local_data(name: str, manager: Any, benchmark: Benchmark, folder: Path) -> Any:
+    """lm-eval's task `name`, loaded, over the benchmark's rows, which are written to `folder`."""
     dataset = write_dataset(benchmark, folder / "data")
     changes = {"dataset_path": str(dataset), "dataset_kwargs": {"cache_dir": str(folder / "cache")}}
     return _overridden(name, manager, folder, changes | absent_splits(benchmark))
@@ -65,15 +66,25 @@ def absent_splits(benchmark: Benchmark) -> dict[str, None]:
     return {key: None for split, key in keys.items() if not benchmark.num_rows(split)}
 
 
-def over_hub_data(name: str, manager: Any, revision: str, folder: Path) -> str:
+def over_hub_data(name: str, manager: Any, revision: str, folder: Path) -> Any:
     """The same over the hub's data at `revision`; `datasets` keeps it where it keeps all of the hub's."""
     return _overridden(name, manager, folder, {"dataset_kwargs": {"revision": revision}})
 
 
-def _overridden(name: str, manager: Any, folder: Path, changes: Mapping[str, Any]) -> str:
+def check_known(name: str, manager: Any) -> None:
+    """Raises UnknownNameError for what lm-eval has no task of, as a subject of MMLU misspelt."""
     if name not in manager.task_index:
-        raise UnknownNameError("task", name, [one for one in manager.task_index if one.startswith("mmlu_")])
-    own = Path(manager.task_index[name].yaml_path)
+        subjects = [one for one in manager.task_index if one.startswith("mmlu_") and one.count("_") < 6]
+        raise UnknownNameError("task", name, subjects)
+
+
+def _overridden(name: str, manager: Any, folder: Path, changes: Mapping[str, Any]) -> Any:
+    """The task by its own name, its file in lm-eval's index replaced meanwhile by one that includes it.
+
+    A dictionary or a path in the name's place would do for tasks; for groups lm-eval takes neither rightly.
+    """
+    entry = manager.task_index[name]
+    own = Path(entry.yaml_path)
     if name in manager.all_groups:
         # A group's file includes none and has no functions in it; what is no field of a group goes down to
         # its tasks.
@@ -82,7 +93,11 @@ def _overridden(name: str, manager: Any, folder: Path, changes: Mapping[str, Any
         content = {"include": str(own), "task": name}
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump({**content, **changes}), "utf-8")
-    return str(path)
+    manager.task_index[name] = replace(entry, yaml_path=path)
+    try:
+        return manager.load([name])
+    finally:
+        manager.task_index[name] = entry
 
 
 def subjects_of(name: str, manager: Any) -> tuple[str, ...]:
