@@ -85,6 +85,9 @@ ARMS = {
     **{f"bitsandbytes-{bits}": f"bitsandbytes, {bits} bits" for bits in (4, 8)},
     "fp16-modules": "Full precision, transformers' modules",
     "machine": "This machine",
+    "eval-model": "Model",
+    "eval-split": "Split",
+    "eval-base": "Base alone",
 }
 
 ARM_NOTES = {

@@ -26,6 +26,8 @@ QUESTIONS = {
     "performance": "A split model can be run with its switch off and on. With alpha at 0, does it take "
     "longer than the same model rounded and never split? What does Ortho cost at 1? And how near do all of "
     "them come to the speed of this machine's memory?",
+    "eval": "lm-eval's own tasks, asked of one model at one alpha. How well does it do, how sure is that, and "
+    "is it more than guessing?",
 }
 
 GLOSSARY = {
@@ -61,9 +63,12 @@ GLOSSARY = {
 }
 
 
+_MEASURES_ALONE = ("eval",)  # what sets no criteria, and so has no answer
+
+
 @dataclass(frozen=True, kw_only=True)
 class Story:
-    """`answer` is "yes", "no" or "cannot tell"; `headline` begins with it; `findings` are whole sentences."""
+    """`answer` is "yes", "no", "cannot tell" or "measured"; `headline` begins with it; `findings` are whole sentences."""
 
     question: str
     answer: str
@@ -75,6 +80,8 @@ class Story:
 def tell(result: Result) -> Story:
     """The story of a result, of any experiment."""
     answer = {True: "yes", False: "no", None: "cannot tell"}[result.passed]
+    if result.experiment in _MEASURES_ALONE and result.status == "complete":
+        answer = "measured"
     standard = f"The experiment {result.experiment}, against the criteria below."
     return Story(
         question=QUESTIONS.get(result.experiment, standard),
@@ -97,6 +104,8 @@ def _headline(result: Result) -> str:
     if result.status != "complete":
         words = {"failed": "the run failed", "interrupted": "the run was interrupted"}[result.status]
         return f"Cannot tell: {words} before it was complete."
+    if not counted and result.experiment in _MEASURES_ALONE:
+        return "Measured: the run judges nothing; what stands above guessing, and what does not, is below."
     if not counted:
         return "Cannot tell: this run set no criteria."
     open_ones = [f"for {_share(too_small, counted)} the sample is too small"] if too_small else []
