@@ -23,6 +23,7 @@ from ..report.schema import Memory, Result
 from ..report.store import RunDirectory
 from .progress import RunProgress
 from .saving_genius_config import SavingGeniusConfig
+from .saving_genius_curves import curves
 from .saving_genius_names import Arm, arm_names
 from .saving_genius_scores import GeniusScores, Look
 from .saving_genius_seed import GeniusSeed
@@ -99,6 +100,7 @@ def run_saving_genius(
         scores=scores.all(),
         verdicts=verdicts(config, scores),
         warnings=list(dict.fromkeys([*run.notices, *_warnings(config, run, public, scores)])),
+        curves=curves(config, scores),
         exp3_saving_genius=_seed_block(config, scores),
     )
     return result, list(_samples(scores, tasks))
