@@ -78,16 +78,16 @@ def draw_sums(
     """
     generator = np.random.default_rng(np.random.SeedSequence([seed, 0xADD]))
     unordered = [(a, b) for a in range(least, most + 1) for b in range(a, most + 1)]
-    order = iter(generator.permutation(len(unordered)).tolist())
+    order = iter([int(index) for index in generator.permutation(len(unordered))])
     groups: dict[str, list[Sum]] = {}
     for name, count in counts.items():
         groups[name] = []
         for index in order:
-            groups[name] += _both_orders(*unordered[index], alphabet)
+            groups[name] += _both_orders(unordered[index], alphabet)
             if len(groups[name]) >= count:
                 break
         del groups[name][count:]
-    groups["training"] = [one for index in order for one in _both_orders(*unordered[index], alphabet)]
+    groups["training"] = [one for index in order for one in _both_orders(unordered[index], alphabet)]
     if not groups["training"] or any(len(groups[name]) < count for name, count in counts.items()):
         raise InputError(
             "not enough pairs of numbers",
@@ -100,7 +100,8 @@ def draw_sums(
     return groups
 
 
-def _both_orders(a: int, b: int, alphabet: str) -> list[Sum]:
+def _both_orders(pair: tuple[int, int], alphabet: str) -> list[Sum]:
+    a, b = pair
     first = Sum(a=a, b=b, alphabet=alphabet)
     return [first] if a == b else [first, Sum(a=b, b=a, alphabet=alphabet)]
 

@@ -43,6 +43,7 @@ _LEAST = {
     "fit_texts_per_step": 1,
     "fit_public_per_step": 1,
     "layers_per_pass": 1,
+    "scoring_positions": 64,
     "positions_per_batch": 64,
 }
 _POSITIVE = ("plant_learning_rate", "plant_public_weight", "fit_learning_rate", "fit_private_weight")
@@ -105,6 +106,7 @@ class SavingGeniusConfig:
 
     # Machine.
     layers_per_pass: int = 224  # whose squared gradients are held at a time
+    scoring_positions: int = 2048  # of one backward pass
     positions_per_batch: int = 8192
 
     def __post_init__(self) -> None:
@@ -219,6 +221,7 @@ _CPU = SavingGeniusConfig(
     plant_sums_per_step=64,
     plant_public_per_step=1,
     train_window=64,
+    scoring_positions=1024,
     positions_per_batch=2048,
 )
 _CARD = SavingGeniusConfig(preset="8g", num_heldout=1000, num_problems=100)
@@ -236,7 +239,16 @@ SAVING_GENIUS_PRESETS: dict[str, SavingGeniusConfig] = {
         plant_steps=4,
     ),
     "cpu": _CPU,
-    "4g": replace(_CARD, preset="4g", num_heldout=200, num_problems=50, positions_per_batch=4096),
+    "4g": replace(
+        _CARD,
+        preset="4g",
+        num_heldout=200,
+        num_problems=50,
+        plant_sums_per_step=48,
+        plant_public_per_step=2,
+        scoring_positions=1024,
+        positions_per_batch=4096,
+    ),
     "6g": replace(_CARD, preset="6g", num_heldout=500, num_problems=50),
     "8g": _CARD,
     "full": replace(

@@ -174,7 +174,10 @@ class GeniusSeed:
                 self.progress.at((layer.index + 1) / layer.num_layers)
             return found
 
-        save_weights(self.files.to_write(PUBLIC_SCORE), self._cut("scoring on public text", walk))
+        save_weights(
+            self.files.to_write(PUBLIC_SCORE),
+            self._cut("scoring on public text", self._config.positions_per_batch, walk),
+        )
         return {}
 
     def _score_skill(self, skill: str, point: str) -> dict[str, Any]:
@@ -201,7 +204,7 @@ class GeniusSeed:
                 found[f"{name}.moment"] = one.second_moment_I.cpu()
             return found
 
-        found = self._cut("scoring on the skill", walk)
+        found = self._cut("scoring on the skill", self._config.scoring_positions, walk)
         save_weights(self.files.to_write(f"{SKILL_SCORES}-{skill}-{point}"), found)
         return {"num_texts": len(texts)}
 
@@ -316,12 +319,12 @@ class GeniusSeed:
 
         return (at("full") + at("base")) / 2 if score.point == "both" else at(score.point)
 
-    def _cut(self, what: str, walk: Callable[[int], Any]) -> Any:
+    def _cut(self, what: str, positions: int, walk: Callable[[int], Any]) -> Any:
         smaller = Move[int](
             lower=lambda positions: positions // 2 if positions > 64 else None,
             says=lambda positions: f"texts now go through in batches of {positions} positions",
         )
-        return self._fallbacks.ladder(what, self._config.positions_per_batch, [smaller]).run(walk)
+        return self._fallbacks.ladder(what, positions, [smaller]).run(walk)
 
     def _stepped(self, step: int, num_steps: int, loss: float) -> None:
         self.progress.at((step + 1) / num_steps)

@@ -34,12 +34,23 @@ STRICT, FLEXIBLE = "strict-match", "flexible-extract"  # lm-eval's filters: in f
 
 
 class Task(Protocol):
-    """`unit_of` a question is what it shares with those that are no independent ones."""
+    """What a seed needs of its skill; questions are always in the same order."""
 
-    measures: tuple[str, ...]
-    skills: tuple[str, ...]  # that scores can be calibrated on
-    units: Sequence[Hashable]
-    ids: Sequence[str]
+    @property
+    def measures(self) -> Sequence[str]: ...
+
+    @property
+    def skills(self) -> Sequence[str]:
+        """That scores can be calibrated on."""
+        ...
+
+    @property
+    def units(self) -> Sequence[Hashable]:
+        """What each question shares with those that are no independent ones."""
+        ...
+
+    @property
+    def ids(self) -> Sequence[str]: ...
 
     def calibration(self, skill: str) -> list[TokenSequence]: ...
 
@@ -143,7 +154,8 @@ class Gsm8k:
         return []
 
     def judge(self, ladder: Ladder[LookSize], progress: Callable[[float], None]) -> Right:
-        from ..evaluate.harness import evaluate_tasks  # lm-eval is an extra
+        # lm-eval is an extra
+        from ..evaluate.harness import evaluate_tasks  # pyright: ignore[reportMissingImports]
 
         def attempt(size: LookSize) -> Any:
             # lm-eval knows nothing of linear layers in bf16 between norms in fp32.
