@@ -123,7 +123,7 @@ def test_without_model_and_file_nothing_is_planned(write: Any, capsys: pytest.Ca
     [
         (["--experiment", "1"], "--experiment -> sixgig run kill-switch"),
         (["--experiment=2"], "--experiment -> sixgig run null-test"),
-        (["--experiment=3"], "saving-genius, which this version does not run"),
+        (["--experiment=3"], "--experiment -> sixgig run saving-genius"),
         (["--experiment=4"], "--experiment -> sixgig run performance"),
         (["--experiment", "9"], "one of: kill-switch"),
         (["--experiment"], "one of: kill-switch"),

@@ -12,10 +12,12 @@ from typing import Any
 
 from ..catalogue import ModelSpec
 from ..errors import UnknownNameError
-from . import kill_switch_memory, null_test_memory, performance_memory
+from . import kill_switch_memory, null_test_memory, performance_memory, saving_genius_memory
 from .null_test_config import NULL_TEST_PRESETS
 from .performance_config import PERFORMANCE_PRESETS, require_packages
 from .presets import PRESETS
+from .saving_genius_config import SAVING_GENIUS_PRESETS
+from .saving_genius_config import require as require_skill
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,5 +73,14 @@ EXPERIMENTS: dict[str, Experiment] = {
         holds="the model once for each form that is timed, beside one another",
         work="performance:run_performance",
         require=require_packages,
+    ),
+    "saving-genius": Experiment(
+        summary="Rounds hard, and asks whether a few kept weights save a skill.",
+        presets=SAVING_GENIUS_PRESETS,
+        peak_bytes=saving_genius_memory.peak_bytes,
+        task="planting",
+        holds="fp32 weights, AdamW's moments, squared gradients, passes",
+        work="saving_genius:run_saving_genius",
+        require=require_skill,
     ),
 }

@@ -30,6 +30,19 @@ ARM_TABLES = {
         "question. MMLU's floor is 25%: four choices. Loss taken back: of what rounding added to the "
         "text's surprise, the share that Ortho takes away again.",
     ),
+    "saving-genius": ArmTable(
+        title="What each model still can do",
+        columns=(
+            ("Right answers", "accuracy"),
+            ("of full precision's", "accuracy_kept"),
+            ("McNemar's p", "accuracy_mcnemar_p_full"),
+            ("Perplexity", "perplexity"),
+            ("Ortho size", "ortho_bytes"),
+        ),
+        caption="Small: 95% intervals; what is kept of full precision's right answers is paired, question by "
+        "question. The last number in a name is the share of weights that Ortho holds; a fitted Ortho was "
+        "trained on other questions of the same kind, the others hold what rounding took away.",
+    ),
     "performance": ArmTable(
         title="One token at a time",
         columns=(

@@ -44,6 +44,15 @@ SCORES = {
     "mmlu_mcnemar_p_int4": "MMLU, McNemar's p against plain INT4",
     "mmlu_changed_full": "Answers other than full precision's",
     "mmlu_changed_int4": "Answers other than plain INT4's",
+    "accuracy": "Right answers",
+    "accuracy_kept": "Right answers / full precision's",
+    "accuracy_mcnemar_p_full": "Right answers, McNemar's p against full precision",
+    "accuracy_invented": "Right answers, invented digits",
+    "accuracy_kept_invented": "Right answers / full precision's, invented digits",
+    "accuracy_calibration": "Right answers, questions the scores and fits saw",
+    "accuracy_control": "Right answers, questions that ended planting",
+    "accuracy_flexible_extract": "Right answers, last number counts",
+    "accuracy_kept_flexible_extract": "Right answers / full precision's, last number counts",
     "loss_recovered": "Share of rounding's loss taken back",
     "largest_logit_difference": "Largest difference of a logit",
     "latency": "Time a token",
@@ -58,6 +67,15 @@ SCORES = {
     "quantised_share": "Parameters really quantised",
     "energy": "Energy a token",
     "copy_bandwidth": "Copy bandwidth, measured",
+}
+
+# By which saving-genius chooses the entries that are kept beside a rounded Base.
+_KEPT = {
+    "hessian": "Hessian (public)",
+    "moment": "inputs (skill)",
+    "fisher": "Fisher (skill)",
+    "random": "random",
+    "lowrank": "low rank",
 }
 
 # In the order in which a reader meets them: what nobody tampered with, then the sieves, then the nulls.
@@ -84,6 +102,14 @@ ARMS = {
     "split": "Split, nothing removed",
     **{f"bitsandbytes-{bits}": f"bitsandbytes, {bits} bits" for bits in (4, 8)},
     "fp16-modules": "Full precision, transformers' modules",
+    **{
+        f"int{bits}-{score}{point}{spread}": f"INT{bits} + {words}{at}{together}"
+        for bits in (2, 3, 4)
+        for score, words in _KEPT.items()
+        for point, at in (("", ""), ("-base", " at the Base"), ("-both", " at both"))
+        for spread, together in (("", ""), ("-global", ", one threshold"))
+        if score == "fisher" or not (point or spread)
+    },
     "machine": "This machine",
     "eval-model": "Model",
     "eval-split": "Split",
@@ -155,8 +181,19 @@ def score_label(name: str) -> str:
     return SCORES.get(name, name)
 
 
+_SIZED_ARM = re.compile(r"(int\d-.*?)(?:-([\d.]+)pct)?(-fitted)?")
+
+
 def arm_label(arm: str) -> str:
-    return ARMS.get(arm, arm)
+    """
+    >>> arm_label("int3-fisher-1pct-fitted")
+    'INT3 + Fisher (skill), 1%, fitted'
+    """
+    sized = _SIZED_ARM.fullmatch(arm)
+    if sized is None or sized[1] not in ARMS:
+        return ARMS.get(arm, arm)
+    size = f", {sized[2]}%" if sized[2] else ""
+    return f"{ARMS[sized[1]]}{size}{', fitted' if sized[3] else ''}"
 
 
 def condition_label(condition: str) -> str:

@@ -27,6 +27,12 @@ BLOCK_KEYS = {
         "num_canaries",
     ),
     "exp2_null_test": ("ppl_fp16", "ppl_int4", "ppl_libortho_alpha0", "ppl_ratio_libortho"),
+    "exp3_saving_genius": (
+        "accuracy_fp16",
+        "accuracy_int3_pure",
+        "accuracy_libortho_int3_base",
+        "genius_preservation",
+    ),
     "exp4_performance": (
         "latency_fp16_ms_per_token",
         "latency_int4_ms_per_token",
@@ -178,6 +184,7 @@ class Result(_Record):
     examples: list[Example] = []
     exp1_kill_switch: dict[str, Any] | None = None
     exp2_null_test: dict[str, Any] | None = None
+    exp3_saving_genius: dict[str, Any] | None = None
     exp4_performance: dict[str, Any] | None = None
 
     @model_validator(mode="after")

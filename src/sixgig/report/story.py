@@ -23,6 +23,10 @@ QUESTIONS = {
     "in. Here nothing was removed: the Base is the model rounded to few bits, and Ortho holds what rounding "
     "took away. With alpha at 0, is that the plainly rounded model, to the last bit? And with alpha at 1, "
     "how much of rounding's loss comes back?",
+    "saving-genius": "A skill was planted in a language model, or was there already, and the model was then "
+    "rounded so hard that the skill suffers. A few of its weights were kept whole beside the rounded Base, "
+    "as an Ortho part. Does the skill survive, where those weights are chosen by what matters to it? And "
+    "where as many are drawn at random?",
     "performance": "A split model can be run with its switch off and on. With alpha at 0, does it take "
     "longer than the same model rounded and never split? What does Ortho cost at 1? And how near do all of "
     "them come to the speed of this machine's memory?",
@@ -220,6 +224,7 @@ _OTHERS: dict[str, tuple[Callable[[Result], str | None], ...]] = {
         _taken_back,
         lambda result: _each(result, "mmlu", "MMLU, where guessing gives 25%"),
     ),
+    "saving-genius": (lambda result: _each(result, "accuracy_kept", "Of full precision's right answers"),),
     "performance": (
         lambda result: _each(result, "latency", "Time a token"),
         _overhead,
