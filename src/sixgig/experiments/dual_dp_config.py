@@ -168,7 +168,6 @@ _CPU = from_kill_switch(
     num_look_alike=90,
     num_wrong_set=0,
     num_probed_controls=12,
-    fit_private_per_step=9,
     num_test_windows=8,
 )
 

@@ -105,7 +105,8 @@ class DualDpPools:
 
     def resampled_auc(self, curve: TradeOff) -> tuple[np.ndarray, np.ndarray]:
         """AUC [K] of telling planted from never planted by the loss, and [B, K]: over pairs within (seed,
-        template), and the mean over draws."""
+        template), and the mean over draws. Resamples without a pair (with a handful of secrets) are left out.
+        """
         wins_BK, pairs_B, wins_K, pairs = 0.0, 0.0, 0.0, 0.0
         for number, (seed, weights) in enumerate(zip(curve.seeds, self._weights, strict=True)):
             same_HC = np.array(seed.templates_H)[:, None] == np.array(seed.templates_C)[None, :]
@@ -119,7 +120,9 @@ class DualDpPools:
             wins_BK = wins_BK + seed_B[:, None] * self._over_draws(wins_BDK, weights)
             all_B = np.einsum("bh,hc,bc->b", weights.heldout_BH, same_HC.astype(float), weights.control_BC)
             pairs_B = pairs_B + seed_B * all_B
-        return np.asarray(wins_K) / pairs, np.asarray(wins_BK) / np.asarray(pairs_B)[:, None]
+        wins_BK, pairs_B = np.asarray(wins_BK), np.asarray(pairs_B)
+        usable = pairs_B > 0
+        return np.asarray(wins_K) / pairs, wins_BK[usable] / pairs_B[usable, None]
 
     # ---- from observations to curves -------------------------------------------------------------------
 
