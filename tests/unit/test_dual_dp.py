@@ -13,9 +13,13 @@ import pytest
 import torch
 from tiny_model import tiny_folder
 
+from sixgig.catalogue import get
 from sixgig.cli.main import run
 from sixgig.experiments import dual_dp_seed, kill_switch_seed
+from sixgig.experiments.dual_dp_config import DUAL_DP_PRESETS, WEIGHT_SETTINGS
 from sixgig.experiments.dual_dp_planted import planted_settings
+from sixgig.experiments.known import EXPERIMENTS
+from sixgig.experiments.presets import PRESETS
 from sixgig.report.schema import Result
 
 PLANTED: dict[str, Any] = {
@@ -136,6 +140,23 @@ def test_wrong_settings_are_refused_by_name(
     shown = capsys.readouterr().err
     assert message in shown
     assert "defect" not in shown
+
+
+@pytest.mark.parametrize("name", ["4g", "6g", "8g", "full"])
+def test_a_card_that_holds_the_kill_switch_holds_dual_dp(name: str) -> None:
+    """And a preset can begin from the kill switch's weights of the same name."""
+    spec, config = get("smollm2-135m-instruct"), DUAL_DP_PRESETS[name]
+    ours, theirs = (
+        EXPERIMENTS[experiment].peak_bytes(spec, EXPERIMENTS[experiment].presets[name], "cuda")
+        for experiment in ("dual-dp", "kill-switch")
+    )
+    assert ours <= theirs
+    donor = PRESETS[name]
+    assert {key: getattr(config, key) for key in WEIGHT_SETTINGS} == {
+        key: getattr(donor, key) for key in WEIGHT_SETTINGS
+    }
+    assert set(config.sieves) <= set(donor.restored)
+    assert config.seeds == donor.seeds
 
 
 def test_a_whole_run_has_every_arm_and_claims_no_epsilon(tiny: Path, tmp_path: Path) -> None:
