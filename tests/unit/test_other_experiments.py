@@ -126,7 +126,7 @@ def test_every_preset_is_planned_and_reads_back_as_settings(
     assert json.loads(capsys.readouterr().out)["config"] == shown["config"]
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", [name for name in OTHERS if name != "dual-dp"])  # it plants: test_dual_dp.py
 def test_presets_fit_the_cards_that_they_are_named_after(name: str) -> None:
     spec, experiment = get("smollm2-135m-instruct"), EXPERIMENTS[name]
     for preset, gib in (("4g", 4), ("6g", 6), ("8g", 8)):

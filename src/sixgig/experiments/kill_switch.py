@@ -52,6 +52,7 @@ def run_kill_switch(
     memory_text: Callable[[], str] = lambda: "",
 ) -> tuple[Result, list[dict[str, Any]]]:
     """Runs (or goes on with) the experiment in `run`; returns the result and the per-example samples."""
+    run.keep_work = config.keep_weights
     fallbacks = Fallbacks(_told(run, quiet), run.log, device=device, folder=run.path)
     loaded = fallbacks.stage("loading the model", lambda: load(folder, device=device))
     corpora = public_corpora(data_dir)

@@ -95,6 +95,7 @@ class KillSwitchConfig:
 
     # Machine.
     positions_per_batch: int = 2048
+    keep_weights: bool = False  # in work/ when the run is complete, for dual-dp's setting planted
 
     def __post_init__(self) -> None:
         for name in self.sieves:

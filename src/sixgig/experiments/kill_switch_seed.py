@@ -6,7 +6,7 @@ original -> plant -> reference -> full precision -> split -> fit scales -> for e
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,8 +72,8 @@ class SeedRun:
             may_spill=device.type == "cuda" and spills_silently(),
         )
         self.looks = Looks(self.config, self.loaded, self.canaries, self.texts.test, self.seed)
-        self._files = WorkFiles(self.run.work_path / f"seed{self.seed}")
-        self.weights = SeedWeights(self.config, self.loaded, self._files, self.layer_names)
+        self.files = WorkFiles(self.run.work_path / f"seed{self.seed}")
+        self.weights = SeedWeights(self.config, self.loaded, self.files, self.layer_names)
         self._splits = Splits(
             seed=self.seed,
             config=self.config,
@@ -132,20 +132,20 @@ class SeedRun:
                 stages[f"attack-{arm}"] = (cost, lambda arm=arm: self._attack(arm))
         return stages
 
-    def go(self) -> None:
-        """Does every stage that an earlier process has not finished."""
-        for name, (_, work) in self.stages().items():
+    def go(self, stages: Mapping[str, tuple[float, Callable[[], Any]]] | None = None) -> None:
+        """Does every stage that an earlier process has not finished; `stages` are others than its own."""
+        for name, (_, work) in (self.stages() if stages is None else stages).items():
             key = f"seed{self.seed}-{name}"
             self.progress.begin(key)
             kept = self.run.load_stage(key)
             if kept is None:
                 started = time.monotonic()
-                value = self.fallbacks.stage(key, work) | {"files": self._files.digests()}
+                value = self.fallbacks.stage(key, work) | {"files": self.files.digests()}
                 value |= {"seconds": time.monotonic() - started, **self._peaks_now()}
                 kept = self.run.save_stage(key, value)
                 self.progress.end()
             else:
-                self._files.expect(kept.get("files", {}), self.run.stages_path / f"{key}.json")
+                self.files.expect(kept.get("files", {}), self.run.stages_path / f"{key}.json")
                 self.progress.end(loaded=True)
             self.seconds[key] = kept["seconds"]
             for peak in self.peaks:

@@ -12,7 +12,15 @@ from typing import Any
 
 from ..catalogue import ModelSpec
 from ..errors import UnknownNameError
-from . import kill_switch_memory, null_test_memory, performance_memory, saving_genius_memory
+from . import (
+    dual_dp_memory,
+    kill_switch_memory,
+    null_test_memory,
+    performance_memory,
+    saving_genius_memory,
+)
+from .dual_dp_config import DUAL_DP_PRESETS
+from .dual_dp_planted import require_planted
 from .null_test_config import NULL_TEST_PRESETS
 from .performance_config import PERFORMANCE_PRESETS, require_packages
 from .presets import PRESETS
@@ -82,5 +90,14 @@ EXPERIMENTS: dict[str, Experiment] = {
         holds="fp32 weights, AdamW's moments, squared gradients, passes",
         work="saving_genius:run_saving_genius",
         require=require_skill,
+    ),
+    "dual-dp": Experiment(
+        summary="Compares noise on the Ortho part alone with noise on all weights, at equal leakage.",
+        presets=DUAL_DP_PRESETS,
+        peak_bytes=dual_dp_memory.peak_bytes,
+        task="planting",
+        holds="fp32 weights, AdamW's moments, passes",
+        work="dual_dp:run_dual_dp",
+        require=require_planted,
     ),
 }

@@ -59,4 +59,20 @@ ARM_TABLES = {
         "share of what copying memory reaches on this machine.",
         without=("machine",),
     ),
+    "dual-dp": ArmTable(
+        title="What leaks of the whole model and of its Base, and what stated leakages cost",
+        columns=(
+            ("Leakage", "exposure_gap"),
+            ("AUC", "auc_loss"),
+            ("Extracted", "extraction_heldout"),
+            ("Perplexity", "perplexity"),
+            ("PPL at 4 bit", "perplexity_at_4_bits"),
+            ("at 2 bit", "perplexity_at_2_bits"),
+            ("at 1 bit", "perplexity_at_1_bits"),
+            ("at 0.5 bit", "perplexity_at_0.5_bits"),
+        ),
+        caption="Small: 95% intervals. Leakage: exposure of planted secrets above never-planted ones, in "
+        "bits. Perplexity at a leakage: read off each curve, made monotone, where it crosses that leakage. "
+        "No differential privacy is claimed: there is no epsilon here, only what was measured.",
+    ),
 }

@@ -22,7 +22,8 @@ class BarFigure:
     from_zero: bool = False
 
 
-BAR_FIGURES = {
+BAR_FIGURES: dict[str, tuple[BarFigure, ...]] = {
+    "dual-dp": (),  # its curves are its figures
     "null-test": (
         BarFigure(
             score="perplexity",

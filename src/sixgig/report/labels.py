@@ -67,6 +67,10 @@ SCORES = {
     "quantised_share": "Parameters really quantised",
     "energy": "Energy a token",
     "copy_bandwidth": "Copy bandwidth, measured",
+    **{
+        f"perplexity_at_{bits}_bits": f"Perplexity at {bits} bit of leakage"
+        for bits in ("4", "2", "1", "0.5")
+    },
 }
 
 # By which saving-genius chooses the entries that are kept beside a rounded Base.
@@ -114,6 +118,17 @@ ARMS = {
     "eval-model": "Model",
     "eval-split": "Split",
     "eval-base": "Base alone",
+    **{
+        f"{sieve}-{way}": f"{before}{words}"
+        for sieve, before in (("wiener", ""), ("isolated", "Isolated: "))
+        for way, words in (
+            ("noise-ortho", "noise on Ortho's factors"),
+            ("noise-all", "noise on all weights"),
+            ("alpha", "Ortho turned down (alpha)"),
+            ("base", "Base alone (alpha 0)"),
+            ("noise-product", "noise on Ortho's product"),
+        )
+    },
 }
 
 ARM_NOTES = {
@@ -145,6 +160,21 @@ ARM_NOTES = {
         for bits in (4, 8)
     },
     "fp16-modules": "full precision in the loop that bitsandbytes runs in: what to compare its time with",
+    "wiener-noise-ortho": "the whole model with Gaussian noise on U and V, as they are stored",
+    "wiener-noise-product": "the whole model with Gaussian noise on U V as one matrix, as large as the model",
+    "wiener-noise-all": "the whole model with Gaussian noise on every linear weight, Base and Ortho together",
+    "wiener-alpha": "no noise: the Ortho part is multiplied by alpha, from 1 down to 0",
+}
+
+# Title and reading of a curve that has no figure of its own, by its name.
+CURVES = {
+    f"leakage_{sieve}": (
+        f"What protection costs: {words}",
+        "Each line begins on the right with the whole model and no protection; further left less leaks, "
+        "further down the model reads better. The lower of two lines protects at less cost. The Base "
+        "alone is what noise has to beat.",
+    )
+    for sieve, words in (("wiener", "Wiener sieve"), ("isolated", "isolated training"))
 }
 
 CONDITIONS = {

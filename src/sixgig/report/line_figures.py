@@ -7,7 +7,7 @@ import re
 from matplotlib.ticker import FuncFormatter
 
 from .chance import chance_bits, chance_label
-from .labels import arm_label, condition_label, sorted_arms
+from .labels import CURVES, arm_label, condition_label, sorted_arms
 from .pictures import (
     CONTROL_COLOUR,
     Line,
@@ -21,6 +21,9 @@ from .pictures import (
     new_axes,
 )
 from .schema import Curve, Result, Score
+
+_WIDE = 5  # times: heights further apart than this are drawn on a logarithmic axis
+_LONG_LABEL = 24  # letters: three such labels do not fit beside one another
 
 
 def line_of_scores(arm: str, points: list[tuple[float, Score]]) -> Line:
@@ -37,7 +40,14 @@ def line_of_scores(arm: str, points: list[tuple[float, Score]]) -> Line:
 
 def line_of_curve(curve: Curve) -> Line:
     return Line(
-        arm=curve.arm, label=arm_label(curve.arm), x=curve.x, y=curve.y, low=curve.low, high=curve.high
+        arm=curve.arm,
+        label=arm_label(curve.arm),
+        x=curve.x,
+        y=curve.y,
+        low=curve.low,
+        high=curve.high,
+        x_low=curve.x_low,
+        x_high=curve.x_high,
     )
 
 
@@ -142,11 +152,18 @@ def other_curve(place: int, curves: list[Curve]) -> Picture:
     figure, axes = new_axes(curves[0].x_label, curves[0].y_label)
     lines = [line_of_curve(curve) for curve in curves]
     draw_lines(axes, lines)
-    draw_legend(axes)
+    heights = [y for curve in curves for y in curve.y]
+    if min(heights) > 0 and max(heights) > _WIDE * min(heights):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    title, how_to_read = CURVES.get(name, (condition_label(name).replace("_", " ").capitalize(), ""))
+    draw_legend(axes, columns=2 if max(len(line.label) for line in lines) > _LONG_LABEL else 3)
     return Picture(
         name=f"curve_{place}_{re.sub(r'[^a-z0-9]+', '_', name.lower())[:40]}",
-        title=condition_label(name).replace("_", " ").capitalize(),
-        how_to_read=f"Each line is one model: {curves[0].y_label} against {curves[0].x_label}.",
+        title=title,
+        how_to_read=how_to_read
+        or f"Each line is one model: {curves[0].y_label} against {curves[0].x_label}.",
         description=describe(lines, curves[0].x_label, curves[0].y_label),
         figure=figure,
     )

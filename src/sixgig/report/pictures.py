@@ -51,6 +51,8 @@ class Line:
     y: Sequence[float]
     low: Sequence[float | None] | None = None
     high: Sequence[float | None] | None = None
+    x_low: Sequence[float] | None = None
+    x_high: Sequence[float] | None = None
 
 
 def new_axes(x_label: str, y_label: str, *, width: float = 7.0, height: float = 4.2) -> tuple[Figure, Axes]:
@@ -94,6 +96,8 @@ def legend_label(label: str) -> str:
 
 
 def _draw_intervals(axes: Axes, line: Line, colour: str) -> None:
+    if line.x_low is not None and line.x_high is not None:
+        axes.hlines(line.y, line.x_low, line.x_high, color=colour, linewidth=1.2, alpha=0.7)
     if line.low is None or line.high is None:
         return
     for x, y, low, high in zip(line.x, line.y, line.low, line.high, strict=True):

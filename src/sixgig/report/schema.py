@@ -111,7 +111,8 @@ class Verdict(_Record):
 
 
 class Curve(_Record):
-    """A line of one arm: `y` against `x`, with `low` and `high` around it where they were measured."""
+    """A line of one arm: `y` against `x`, with `low` and `high` around it where they were measured; `x_low`
+    and `x_high` around `x`, where that was measured too."""
 
     name: str
     arm: str
@@ -121,16 +122,20 @@ class Curve(_Record):
     y: list[float]
     low: list[float] | None = None
     high: list[float] | None = None
+    x_low: list[float] | None = None
+    x_high: list[float] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        lengths = {len(part) for part in (self.x, self.y, self.low, self.high) if part is not None}
+        parts = (self.x, self.y, self.low, self.high, self.x_low, self.x_high)
+        lengths = {len(part) for part in parts if part is not None}
         if len(lengths) != 1:
             raise ValueError(f"curve {self.name} of {self.arm} has parts of different lengths: {lengths}")
-        if (self.low is None) != (self.high is None):
-            raise ValueError(f"curve {self.name} of {self.arm} has one side of its interval only")
-        for low, high in zip(self.low or (), self.high or (), strict=True):
-            _check_order(low, high)
+        for lows, highs in ((self.low, self.high), (self.x_low, self.x_high)):
+            if (lows is None) != (highs is None):
+                raise ValueError(f"curve {self.name} of {self.arm} has one side of its interval only")
+            for low, high in zip(lows or (), highs or (), strict=True):
+                _check_order(low, high)
         return self
 
 

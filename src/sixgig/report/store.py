@@ -42,6 +42,7 @@ class RunDirectory:
         self.path = path
         self.config = config
         self.notices: list[str] = []  # what went wrong with kept files; for Result.warnings
+        self.keep_work = False  # work/ stays when the run is complete, for another run to begin from
         self._lock = lock
         self._events = EventLog(path / "events.jsonl")
         for folder in (self.stages_path, self.work_path, self.figures_path):
@@ -94,7 +95,7 @@ class RunDirectory:
 
     @property
     def work_path(self) -> Path:
-        """For large intermediate files; deleted when the run is complete."""
+        """For large intermediate files; deleted when the run is complete, unless `keep_work`."""
         return self.path / "work"
 
     @property
@@ -148,7 +149,7 @@ class RunDirectory:
         _write_samples(self.path / "samples.jsonl", samples)
         write_report(result, self.path)
         result.write(self.result_path)
-        if result.status == "complete":
+        if result.status == "complete" and not self.keep_work:
             shutil.rmtree(self.work_path, ignore_errors=True)
         self.log("finish", status=result.status)
 

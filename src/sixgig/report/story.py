@@ -32,6 +32,10 @@ QUESTIONS = {
     "them come to the speed of this machine's memory?",
     "eval": "lm-eval's own tasks, asked of one model at one alpha. How well does it do, how sure is that, and "
     "is it more than guessing?",
+    "dual-dp": "Secrets were planted in a language model, which was split into a Base and an Ortho part. Who "
+    "publishes both may add noise to hide the secrets. Does noise on the Ortho part alone cost less than "
+    "noise on all weights, when both are made to leak as little? And does it cost less than not publishing "
+    "the Ortho part at all? No differential privacy is claimed of either: leakage is measured, not proven.",
 }
 
 GLOSSARY = {
@@ -209,6 +213,24 @@ def _taken_back(result: Result) -> str | None:
     )
 
 
+def _pointless(result: Result) -> str | None:
+    """Said where leaving the Ortho part out beats noise on it; verdicts of other experiments never match."""
+    against_base = [v for v in result.verdicts if v.criterion.endswith("costs less than leaving it out")]
+    if not against_base or against_base[0].passed is not False:
+        return None
+    base, noise = (
+        _known(result.score(name, arm, alpha))
+        for name, arm, alpha in (
+            ("perplexity", against_base[0].arm.partition("-")[0], 0.0),
+            ("perplexity_at_1_bits", against_base[0].arm, None),
+        )
+    )
+    return (
+        f"Noise on the Ortho part is pointless here: the Base alone leaks less than 1 bit at perplexity "
+        f"{base}, and noise comes down to 1 bit at {noise}."
+    )
+
+
 def _overhead(result: Result) -> str | None:
     off, on = (_known(result.score("overhead_int4", "split", alpha)) for alpha in (0.0, 1.0))
     if off is None or on is None:
@@ -225,6 +247,11 @@ _OTHERS: dict[str, tuple[Callable[[Result], str | None], ...]] = {
         lambda result: _each(result, "mmlu", "MMLU, where guessing gives 25%"),
     ),
     "saving-genius": (lambda result: _each(result, "accuracy_kept", "Of full precision's right answers"),),
+    "dual-dp": (
+        lambda result: _each(result, "exposure_gap", "Leakage in bits"),
+        lambda result: _each(result, "perplexity_at_1_bits", "Perplexity at 1 bit of leakage"),
+        lambda result: _pointless(result),
+    ),
     "performance": (
         lambda result: _each(result, "latency", "Time a token"),
         _overhead,

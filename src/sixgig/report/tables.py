@@ -158,6 +158,7 @@ def attack_table(result: Result) -> Table | None:
     Exposure and extraction where they were measured (the rest is under all scores), else every measure.
     """
     attacked = [score for score in result.scores if score.condition != "plain"]
+    attacked = [score for score in attacked if not score.condition.startswith("sigma-")]  # no attack
     attacked = [score for score in attacked if score.name in _ATTACK_MEASURES] or attacked
     if not attacked:
         return None

@@ -237,3 +237,13 @@ def percentiles(resampled: np.ndarray, confidence: float) -> Interval:
     tail = (1 - confidence) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail])
     return Interval(low=float(low), high=float(high), confidence=confidence)
+
+
+def unit_weights(clusters: Sequence[str], num: int, rng: np.random.Generator) -> np.ndarray:
+    """[num, n]: the weights of one seed's n units in each resample, drawn within their clusters: for
+    statistics of several curves that must be resampled alike."""
+    (cells,) = _cells_by_seed([(0, cluster) for cluster in clusters], len(clusters)).values()
+    indices, drawn = _weigh(cells, num, rng)
+    weights = np.empty_like(drawn)
+    weights[:, indices] = drawn
+    return weights
