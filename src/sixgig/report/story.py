@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .audit_words import audit_words, not_shown
 from .chance import chance_bits
 from .labels import ARM_NOTES, arm_label, format_value, sorted_arms
 from .schema import Result, Score, Verdict
@@ -26,6 +27,8 @@ QUESTIONS = {
     "performance": "A split model can be run with its switch off and on. With alpha at 0, does it take "
     "longer than the same model rounded and never split? What does Ortho cost at 1? And how near do all of "
     "them come to the speed of this machine's memory?",
+    "audit": "A model that saw private texts was split into a Base to publish and an Ortho part to keep back."
+    " Does the Base keep those texts to itself, when each is asked for with its own words?",
 }
 
 GLOSSARY = {
@@ -215,6 +218,10 @@ _OTHERS: dict[str, tuple[Callable[[Result], str | None], ...]] = {
         lambda result: _each(result, "latency", "Time a token"),
         _overhead,
         lambda result: _each(result, "roofline_share", "Share of the memory's copy bandwidth"),
+    ),
+    "audit": (
+        lambda result: " ".join(audit_words(result)),
+        lambda result: " ".join(not_shown(result)),
     ),
 }
 
