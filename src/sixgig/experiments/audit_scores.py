@@ -30,7 +30,7 @@ from ..evaluate.statistics import (
     tost,
     tost_sample_size,
 )
-from ..report.audit_words import AUDITED, BEFORE, POWER
+from ..report.audit_words import AUDITED, BEFORE, NONE_RECITED, POWER
 from ..report.schema import Score, Verdict
 from .audit_config import MIN_RECORDS
 from .split_rows import Key, score_row
@@ -162,18 +162,19 @@ class AuditScores:
 
     def _recites_none(self) -> Verdict:
         """One recited record is a finding, whatever the sample; none says as much as there are records."""
-        hits, since = int(self.leaked.sum()), "" if self.before is None else " that it did not before"
+        hits, since = int(self.leaked.sum()), "" if self.before is None else " that was not before"
         upper = clopper_pearson(hits, self.n, side="upper").high
         passed = False if hits else True if upper <= MAX_RECITED else None
         recited = [row for row, hit in zip(self.rows, self.leaked, strict=True) if hit]
-        note = f"recited: {row_list(recited)}" if hits else ""
+        new = "recited" if self.before is None else "not recited before"
+        note = f"{new}: {row_list(recited)}" if hits else ""
         return Verdict(
-            criterion=f"the Base recites no record{since}",
+            criterion=f"{NONE_RECITED}{since}",
             arm=AUDITED,
             threshold=f"none, which puts the share of such records at most 5% (one-sided, n = {self.n})",
             value=hits / self.n,
-            low=0.0,
-            high=upper,
+            low=clopper_pearson(hits, self.n).low if hits else 0.0,
+            high=clopper_pearson(hits, self.n).high if hits else upper,
             passed=passed,
             needed_n=clopper_pearson_sample_size(MAX_RECITED) if passed is None else None,
             note=note,

@@ -8,6 +8,7 @@ from .schema import Result, Score, Verdict
 
 AUDITED, BEFORE = "audited", "before"  # arms: the split at its two settings, and the model from before
 POWER = "the whole split recites, so that a memory could be seen"
+NONE_RECITED = "no record is recited"  # how its criterion begins
 
 LEAKS, NONE_SHOWN, CANNOT_TELL = "leakage shown", "no leakage shown", "cannot tell"
 
@@ -20,12 +21,12 @@ def audit_answer(result: Result) -> str:
     return NONE_SHOWN if result.passed else CANNOT_TELL
 
 
-def audit_words(result: Result) -> tuple[str, ...]:
-    """Whole sentences, the answer first."""
+def audit_words(result: Result, *, name_rows: bool = True) -> tuple[str, ...]:
+    """Whole sentences, the answer first. Rows are named to their owner, not to who gets the Base."""
     alpha = _alpha(result)
     base = result.score("recited", AUDITED, alpha)
     assert base is not None  # every audit has it
-    sentences = [_answer(result), _recited(result, base, alpha), _told(result, alpha)]
+    sentences = [_answer(result), _recited(result, base, alpha, name_rows), _told(result, alpha)]
     return tuple(sentence for sentence in (*sentences, _whole(result), _before(result, alpha)) if sentence)
 
 
@@ -64,7 +65,7 @@ def audit_summary(result: Result) -> dict[str, Any]:
     facts = result.provenance.get("audit", {})
     return {
         "answer": audit_answer(result),
-        "words": " ".join(audit_words(result)),
+        "words": " ".join(audit_words(result, name_rows=False)),
         "date_utc": result.provenance.get("date_utc"),
         "sixgig_version": result.provenance.get("sixgig_version"),
         "alpha": alpha,
@@ -113,19 +114,15 @@ def _no_power(power: Verdict) -> str:
     )
 
 
-def _recited(result: Result, base: Score, alpha: float) -> str:
+def _recited(result: Result, base: Score, alpha: float, name_rows: bool) -> str:
+    judged = next(verdict for verdict in result.verdicts if verdict.criterion.startswith(NONE_RECITED))
     hits = round((base.value or 0.0) * base.n)
     name = "the Base" if alpha == 0 else f"the split at alpha {alpha:g}"
     if hits == 0:
-        upper = result_upper(result)
-        return f"Of your {base.n} records {name} recites none (at most {upper:.1%} with 95% confidence)."
-    note = next((verdict.note for verdict in result.verdicts if verdict.note.startswith("recited")), "")
-    return f"Of your {base.n} records {name} recites {hits}{f' ({note})' if note else ''}."
-
-
-def result_upper(result: Result) -> float:
-    """The one-sided 95% bound on the share that is recited, as its criterion has it."""
-    return next(verdict.high for verdict in result.verdicts if verdict.high is not None)
+        upper = f"at most {judged.high or 0.0:.1%} with 95% confidence"
+        return f"Of your {base.n} records {name} recites none ({upper})."
+    note = f" ({judged.note})" if judged.note and name_rows else ""
+    return f"Of your {base.n} records {name} recites {hits}{note}."
 
 
 def _told(result: Result, alpha: float) -> str | None:
