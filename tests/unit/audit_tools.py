@@ -33,7 +33,7 @@ def write_rows(path: Path, content: list[dict[str, str]]) -> Path:
     return path
 
 
-def tuned_on(original: Path, folder: Path, content: list[dict[str, str]], *, steps: int = 400) -> Path:
+def tuned_on(original: Path, folder: Path, content: list[dict[str, str]], *, steps: int = 200) -> Path:
     """`original` trained on the rows until it recites them; its linear layers alone differ."""
     loaded = load(original)
     private = [secret_only(loaded.encode(row["prefix"]), loaded.encode(row["secret"])) for row in content]
@@ -41,9 +41,9 @@ def tuned_on(original: Path, folder: Path, content: list[dict[str, str]], *, ste
     plant(
         loaded,
         private,
-        [steps * 16 // len(private)] * len(private),
+        [steps] * len(private),
         public,
-        PlantConfig(learning_rate=3e-3, public_per_step=1),
+        PlantConfig(learning_rate=1e-2, private_per_step=len(private), public_per_step=1),
         seed=0,
     )
     shutil.copytree(original, folder)
