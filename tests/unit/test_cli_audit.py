@@ -1,4 +1,4 @@
-"""`sixgig audit` on splits of a tiny model that recites: a leak is found, a clean Base passes, texts stay out."""
+"""`sixgig audit` on splits of a tiny model that recites: a leak is found, a clean Base passes."""
 
 from __future__ import annotations
 
