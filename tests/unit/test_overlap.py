@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sixgig.data import overlap
 from sixgig.data.overlap import refuse_overlap, rows_in_public
 from sixgig.data.private import PrivateRecord, halved, same_text_rows
 from sixgig.errors import InputError
@@ -35,6 +36,13 @@ International trade grew."""
 )
 def test_what_is_found(prefix: str, secret: str, found: bool) -> None:
     assert rows_in_public([record(3, prefix, secret)], PUBLIC) == ([3] if found else [])
+
+
+def test_a_long_text_is_searched_across_its_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [record(1, "Ann's door code is", " 4821-77"), record(2, "", "the rain comes back to the hills")]
+    for size in range(1, 40):
+        monkeypatch.setattr(overlap, "_PIECE_CHARACTERS", size)
+        assert rows_in_public(records, PUBLIC) == [1, 2]
 
 
 def test_the_refusal_names_rows_and_quotes_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import re
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import DoesNotFitError, InputError, NotAvailableError
-from ..hardware import Hardware, probe
+from ..hardware import Hardware, keep_few_kernels, probe
 from ..units import format_bytes
 from .common import Json, print_json, say
 from .device import Device, choose_device
@@ -87,6 +88,8 @@ def audit(
     hardware = probe()
     device_name = choose_device(device, hardware)
     before_folder = _before(before, place)
+    if device_name == "cpu":
+        keep_few_kernels()
     plan = _plan(place, config, device_name, hardware, before_folder is not None)
     sources = _sources(place, before_folder, records, private, config)
     identity = _identity(place, before_folder, config, device_name)
@@ -190,7 +193,7 @@ def _sources(
     from ..load.loaded import load_tokenizer
 
     encode = _encoder(load_tokenizer(place.base))
-    found = audit_records(records, encode, config, _was_seen(place.facts))
+    found = audit_records(records, encode, config, _was_seen(place, private))
     if before is not None:
         theirs = _encoder(load_tokenizer(before))
         if any(encode(record.text) != theirs(record.text) for record in records):
@@ -213,13 +216,20 @@ def _encoder(tokenizer: Any) -> Callable[[str], list[int]]:
     return lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def _was_seen(facts: dict[str, Any]) -> Callable[[PrivateRecord], bool | None]:
-    """Whether the split was made with a record, by the keyed digests that ortho/ keeps."""
-    key, rows = facts.get("hmac_key"), facts.get("rows_hmac_sha256")
-    if not isinstance(key, str) or not re.fullmatch("([0-9a-f]{2})+", key) or not isinstance(rows, list):
+def _was_seen(place: _Place, private: Path) -> Callable[[PrivateRecord], bool | None]:
+    """Whether the split was made with a record, by the keyed digests that ortho/ keeps.
+
+    A split from before rows had digests knows its private file as a whole: the same file is all seen.
+    """
+    key, rows = place.facts.get("hmac_key"), place.facts.get("rows_hmac_sha256")
+    if not isinstance(key, str) or not re.fullmatch("([0-9a-f]{2})+", key):
         return lambda record: None
-    known = set(map(str, rows))
-    return lambda record: row_hmac(record, key) in known
+    if isinstance(rows, list):
+        known = set(map(str, rows))
+        return lambda record: row_hmac(record, key) in known
+    told = place.manifest.get("data", {}).get("private", {}).get("hmac_sha256")
+    same = hmac.new(bytes.fromhex(key), private.read_bytes(), "sha256").hexdigest() == told
+    return lambda record: True if same else None
 
 
 def _notes(place: _Place) -> tuple[str, ...]:
@@ -257,6 +267,7 @@ def _run(
     import torch
 
     from ..experiments.audit import run_audit
+    from ..experiments.run import MAX_CPU_THREADS_BESIDE_GPU
     from ..experiments.run_memory import recorded_peak, with_memory
     from ..memory.governor import Governor
     from ..report import write_report
@@ -268,6 +279,8 @@ def _run(
             write_report(result, run.path)
             return run.path, result
         at = torch.device(device)
+        if device == "cuda":  # what is left to the CPU is small, and more threads only slow it down
+            torch.set_num_threads(min(torch.get_num_threads(), MAX_CPU_THREADS_BESIDE_GPU))
         with Governor(at, log=run.log) as governor:
             result, samples = run_audit(
                 config,

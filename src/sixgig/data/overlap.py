@@ -15,7 +15,7 @@ numbers and never quotes them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ..errors import InputError
 from .private import PrivateRecord, plain_words, row_list
@@ -23,27 +23,51 @@ from .private import PrivateRecord, plain_words, row_list
 MIN_SECRET_WORDS = 8
 MIN_CHARACTERS, MIN_DIGITS = 12, 4
 MIN_WHOLE_WORDS = 4
+_PIECE_CHARACTERS = 2**22
 _OPENING_WORDS = 3  # of a row, that are looked up before the whole of it is
 
 
 def rows_in_public(records: Sequence[PrivateRecord], public: str) -> list[int]:
     """Numbers of the rows that `public` holds, in their order."""
-    wanted = {record.row: _wanted(record) for record in records}
+    wanted = {record.row: texts for record in records if (texts := _wanted(record))}
+    found: set[int] = set()
+    longest = max((len(text.split()) for texts in wanted.values() for text in texts), default=1)
+    tail: list[str] = []
+    for piece in _pieces(public):
+        words = [*tail, *plain_words(piece).split()]
+        found |= _rows_in(words, {row: texts for row, texts in wanted.items() if row not in found})
+        tail = words[max(0, len(words) - longest + 1) :]
+    return [record.row for record in records if record.row in found]
+
+
+def _rows_in(words: list[str], wanted: Mapping[int, list[str]]) -> set[int]:
+    """Rows of which a text stands in `words`; one walk finds the few that are worth searching for."""
     openings = {_opening(text) for texts in wanted.values() for text in texts}
-    words = plain_words(public).split()
-    # One walk over a long text finds the few rows that are worth searching it for.
+    first = {opening.split()[0] for opening in openings}
     met = {
-        " ".join(words[start : start + size])
+        opening
+        for start, word in enumerate(words)
+        if word in first
         for size in range(1, _OPENING_WORDS + 1)
-        for start in range(len(words) - size + 1)
-        if " ".join(words[start : start + size]) in openings
+        if (opening := " ".join(words[start : start + size])) in openings
     }
     whole = f" {' '.join(words)} "
-    return [
+    return {
         row
         for row, texts in wanted.items()
         if any(_opening(text) in met and f" {text} " in whole for text in texts)
-    ]
+    }
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """`text` in parts that end with a word: as words, all of it at once would take many times its size."""
+    start = 0
+    while start < len(text):
+        stop = min(start + _PIECE_CHARACTERS, len(text))
+        while stop < len(text) and not text[stop].isspace():
+            stop += 1
+        yield text[start:stop]
+        start = stop
 
 
 def refuse_overlap(records: Sequence[PrivateRecord], public: str) -> None:
