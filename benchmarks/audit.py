@@ -2,7 +2,8 @@
 
 python benchmarks/audit.py --folder DIR                     on a GPU: 102 records that the split is made with,
                                                             102 that the model saw and the split did not
-python benchmarks/audit.py --folder DIR --quick --device cpu    60 and 30, few steps: a quarter of an hour
+python benchmarks/audit.py --folder DIR --quick --device cpu   60 and 60, planted and split as the kill switch
+                                                            does it on a CPU: tens of minutes on two cores
 python benchmarks/audit.py --folder DIR --from-audits        the receipt once more, of what lies in DIR
 
 Three audits, each with the model from before: the split by `wiener` on the rows that it was made with, on the
@@ -52,15 +53,26 @@ class Size:
     num_seen: int = 102
     num_heldout: int = 102
     repetitions: int = 32
-    learning_rate: float = 1e-4
-    split: tuple[str, ...] = ()
+    learning_rate: float = 2e-4
+    private_per_step: int = 32
+    public_per_step: int = 4
+    split: tuple[str, ...] = ()  # settings of `sixgig split`
+
+    def planting(self) -> PlantConfig:
+        return PlantConfig(
+            learning_rate=self.learning_rate,
+            private_per_step=self.private_per_step,
+            public_per_step=self.public_per_step,
+        )
 
 
 QUICK = Size(
     num_seen=60,
-    num_heldout=30,
-    repetitions=6,
-    learning_rate=5e-4,
+    num_heldout=60,
+    repetitions=13,
+    learning_rate=1e-3,
+    private_per_step=7,
+    public_per_step=3,
     split=("fit_steps=40", "scale_fit_steps=0", "num_calibration_windows=16", "window_tokens=256"),
 )
 
@@ -123,7 +135,7 @@ def _plant(folder: Path, size: Size, device: str, seed: int) -> None:
         [_whole(loaded, one) for one in canaries],
         [one.repetitions for one in canaries],
         [whole_text([int(token) for token in window]) for window in windows],
-        PlantConfig(learning_rate=size.learning_rate),
+        size.planting(),
         seed=seed,
         after_step=lambda step, steps, loss: print(f"planting {step + 1}/{steps}: {loss:.3f}", flush=True),
     )
