@@ -65,7 +65,8 @@ def test_a_tuned_model_becomes_a_split(place: Path, tmp_path: Path, capsys: pyte
     captured = capsys.readouterr()
     assert "wiener" in captured.out
     assert "suppressed" in captured.out
-    assert "Not audited" in captured.err
+    assert "Not audited yet" in captured.err
+    assert "sixgig audit" in captured.err
     shown = captured.out + captured.err
     assert not any(word in shown for word in (SECRET, "77-kx", "from the first word"))
     whole, base = open_split(out), open_base(out / "base")
@@ -229,6 +230,42 @@ def test_public_text_that_cannot_serve(
     (tmp_path / "public.txt").write_text(text)
     assert run(arguments(place, tmp_path / "out", public=str(tmp_path / "public.txt"))) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [(), ("--layers-from", "disk", "-s", "fit_steps=0")])
+def test_rows_that_the_public_text_holds_too_are_refused_by_number(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture, more: tuple[str, ...]
+) -> None:
+    public = tmp_path / "public.txt"
+    public.write_text((place / "public.txt").read_text() + "ANN'S code is\n4821 zq.")
+    assert run(arguments(place, tmp_path / "out", *more, public=str(public))) == 2
+    shown = capsys.readouterr().err
+    assert "row 1" in shown
+    assert SECRET not in shown
+    assert [path.name for path in tmp_path.iterdir()] == ["public.txt"]
+
+
+def test_one_text_in_several_rows_is_said(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    content = (place / "private.jsonl").read_text()
+    (tmp_path / "twice.jsonl").write_text(content + content.splitlines()[0] + "\n")
+    changed = arguments(place, tmp_path / "out", "-s", "fit_steps=0", private=str(tmp_path / "twice.jsonl"))
+    assert run(changed) == 0
+    shown = capsys.readouterr().err
+    assert "one text more than once: rows 1, 4" in shown
+    assert SECRET not in shown
+
+
+def test_ortho_knows_the_rows_by_keyed_digests(place: Path, tmp_path: Path) -> None:
+    for out, more in (("memory", ()), ("disk", ("--layers-from", "disk"))):
+        assert run(arguments(place, tmp_path / out, *more, "-s", "fit_steps=0")) == 0
+        facts = json.loads((tmp_path / out / "ortho" / "ortho.json").read_text())["private"]
+        texts = [f"Ann's code is {SECRET}.", "Bob's code?77-kx", ROWS[2]["text"]]
+        digests = [
+            hmac.new(bytes.fromhex(facts["hmac_key"]), text.encode(), "sha256").hexdigest()[:16]
+            for text in texts
+        ]
+        assert facts["rows_hmac_sha256"] == digests
+        assert digests[0] not in (tmp_path / out / "manifest.json").read_text()
 
 
 def test_an_output_folder_with_content_is_refused(

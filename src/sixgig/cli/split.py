@@ -39,8 +39,9 @@ EXAMPLES = (
 )
 
 NOT_AUDITED = (
-    "Not audited: nobody has yet tried to get the private texts out of this Base. The claim above is what "
-    "the method aims at, not a finding; `sixgig run kill-switch` measures the method on planted secrets."
+    "Not audited yet: nobody has tried to get the private texts out of this Base. The claim above is what "
+    "the method aims at, not a finding; `sixgig audit` tries it on your own records, and `sixgig run "
+    "kill-switch` measures the method on planted secrets."
 )
 _CLAIMS = {
     "by construction": "by construction: the Base is made from --before alone; true if that model never saw "
@@ -89,7 +90,8 @@ def split(
     """Split a model into a Base without its private memories and an Ortho part with them.
 
     A row of --private is {"prefix", "secret"}, {"prompt", "completion"} or {"text"}. Base and Ortho are
-    written as two folders, to be published apart or not at all; the result has not been audited.
+    written as two folders, to be published apart or not at all; `sixgig audit` then tries to get the texts
+    out of the Base. Rows that the public text holds too are refused.
     """
     if layers_from not in (None, "memory", "disk"):
         raise UnknownNameError("place to read layers from", str(layers_from), ("memory", "disk"))
@@ -97,7 +99,8 @@ def split(
     require_given(choice, has_before=before is not None, layers_from=layers_from)
     if is_whole_model(choice.sieve):
         layers_from = "memory"
-    from ..data.private import read_private
+    from ..data.overlap import refuse_overlap
+    from ..data.private import read_private, row_list, same_text_rows
     from ..load.artifact import require_empty
 
     spec = find_model(model)
@@ -106,6 +109,9 @@ def split(
     require_empty(out)
     sweep_orphans(out.absolute().parent)  # a killed save leaves private weights in a temporary folder
     records, public_text = read_private(private), read_public(public)
+    refuse_overlap(records, public_text.text)
+    for rows in same_text_rows(records)[:5]:
+        say(f"the private file has one text more than once: {row_list(rows)}")
     hardware = probe()
     device_name = choose_device(device, hardware)
     plan = _planned(spec, choice, records, device_name, hardware, layers_from)
@@ -253,7 +259,7 @@ def _work(
             orthos={name: layer.ortho for name, layer in done.layers.items()},
             manifest=manifest,
             factor_bits=choice.settings.factor_bits,
-            private_facts={"hmac_key": hmac_key},
+            private_facts=sources.private_facts(hmac_key),
         )
         stages.finish()
     return done, sizes, manifest

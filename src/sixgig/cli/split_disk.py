@@ -75,7 +75,7 @@ def split_from_disk(
             group_size=choice.quantize.group_size,
             manifest=manifest,
             factor_bits=choice.settings.factor_bits,
-            private_facts={"hmac_key": hmac_key},
+            private_facts=sources.private_facts(hmac_key),
         )
         work.sweep()
     return done, sizes, manifest

@@ -29,11 +29,18 @@ class Sources:
     def private_hmac(self, hmac_key: str) -> str:
         return hmac.new(bytes.fromhex(hmac_key), self.private_content, "sha256").hexdigest()
 
+    def private_facts(self, hmac_key: str) -> dict[str, Any]:
+        """For ortho/: the key, and a keyed digest of every row, so that an audit knows which were seen."""
+        return {
+            "hmac_key": hmac_key,
+            "rows_hmac_sha256": [row_hmac(record, hmac_key) for record in self.records],
+        }
+
     def weights_sha256(self) -> dict[str, dict[str, str] | None]:
         """Of the model and of the one before it, by file name; reads both whole."""
         return {
-            "model": _weights_sha256(self.folder),
-            "before": None if self.before_folder is None else _weights_sha256(self.before_folder),
+            "model": weights_sha256(self.folder),
+            "before": None if self.before_folder is None else weights_sha256(self.before_folder),
         }
 
 
@@ -92,7 +99,12 @@ def manifest_of(
     }
 
 
-def _weights_sha256(folder: Path) -> dict[str, str]:
+def row_hmac(record: PrivateRecord, hmac_key: str) -> str:
+    """A keyed digest of one record's text, cut to 64 bits: enough to know it again."""
+    return hmac.new(bytes.fromhex(hmac_key), record.text.encode(), "sha256").hexdigest()[:16]
+
+
+def weights_sha256(folder: Path) -> dict[str, str]:
     from ..load.container import weight_files
 
     return {name: sha256_file(folder / name) for name in weight_files(folder)}

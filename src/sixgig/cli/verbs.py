@@ -27,6 +27,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("demo", "sixgig.cli.demo", "demo", "Fetch the embedded model and prove the kill switch on it."),
     Verb("report", "sixgig.cli.report", "report", "A run's tables and page again, or two runs side by side."),
     Verb("split", "sixgig.cli.split", "split", "Split a model by your own private texts."),
+    Verb("audit", "sixgig.cli.audit", "audit", "What a split's Base still knows of your own records."),
     Verb("export", "sixgig.cli.export", "export", "A split's Base or Ortho part as a GGUF file."),
     Verb("eval", "sixgig.cli.eval", "evaluate", "lm-eval's tasks on a model, or on a split at any alpha."),
     Verb("chat", "sixgig.cli.chat", "chat", "Talk to a split, turning its switch while talking."),

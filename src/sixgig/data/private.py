@@ -11,7 +11,10 @@ row's number and the names of known fields say where the fault is.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -75,6 +78,42 @@ def read_private(path: Path) -> tuple[PrivateRecord, ...]:
             "the private file is empty", expected=f"JSONL, each row {_EXPECTED}", where=str(path)
         )
     return tuple(records)
+
+
+def halved(record: PrivateRecord) -> PrivateRecord:
+    """`record` with something before its secret, as a question about it needs.
+
+    What has nothing there (a row of the form "text") is cut at the white space nearest its middle, else in
+    the middle; the white space goes with the second half, as tokenizers take it. Others stay as they are.
+    A single character cannot be cut and keeps its empty prefix.
+    """
+    if record.prefix.strip():
+        return record
+    text = (record.prefix + record.secret).strip()
+    middle = len(text) // 2
+    gaps = [gap.start() for gap in re.finditer(r"\s+", text)]
+    cut = min(gaps, key=lambda place: abs(place - middle), default=middle)
+    return replace(record, prefix=text[:cut], secret=text[cut:])
+
+
+def same_text_rows(records: Sequence[PrivateRecord]) -> list[tuple[int, ...]]:
+    """Rows that hold one text, but for case, punctuation and white space: a tuple of row numbers for each."""
+    rows: dict[str, list[int]] = {}
+    for record in records:
+        rows.setdefault(plain_words(record.text), []).append(record.row)
+    return [tuple(same) for same in rows.values() if len(same) > 1]
+
+
+def plain_words(text: str) -> str:
+    """The words of `text` alone, in lower case, one blank between two: what makes two spellings one text."""
+    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
+
+
+def row_list(rows: Sequence[int], *, most: int = 10) -> str:
+    """ "rows 3, 17 and 5 more": what a message may say of private rows."""
+    named = ", ".join(map(str, rows[:most]))
+    more = f" and {len(rows) - most} more" if len(rows) > most else ""
+    return f"row{'s' if len(rows) > 1 else ''} {named}{more}"
 
 
 def _record(row: int, line: str) -> PrivateRecord:

@@ -75,4 +75,17 @@ ARM_TABLES = {
         "bits. Perplexity at a leakage: read off each curve, made monotone, where it crosses that leakage. "
         "No differential privacy is claimed: there is no epsilon here, only what was measured.",
     ),
+    "audit": ArmTable(
+        title="What is known of your records",
+        columns=(
+            ("Recited", "recited"),
+            ("Tokens right", "exact_tokens"),
+            ("Own value told (AUC)", "auc_own_value"),
+            ("Exposure", "exposure_own_value"),
+            ("by chance", "exposure_chance"),
+            ("at most", "exposure_most"),
+        ),
+        caption="Small: 95% intervals over records. AUC: how often a record's own value is preferred to "
+        "another record's; 0.50 is chance. Exposure in bits, among the other records' values.",
+    ),
 }

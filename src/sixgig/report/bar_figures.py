@@ -61,6 +61,25 @@ BAR_FIGURES: dict[str, tuple[BarFigure, ...]] = {
             from_zero=True,
         ),
     ),
+    "audit": (
+        BarFigure(
+            score="auc_own_value",
+            title="Whether a record's own value is told from another's",
+            axis="right guesses (%)",
+            how_to_read="On the dotted line the model does no better than guessing. The whole split should "
+            "stand far above it, or the audit could not see a memory.",
+            scale=100,
+            floor=(50.0, "guessing (50%)"),
+        ),
+        BarFigure(
+            score="recited",
+            title="How many records come back word for word",
+            axis="records recited (%)",
+            how_to_read="The Base should recite none, the whole split most.",
+            scale=100,
+            from_zero=True,
+        ),
+    ),
 }
 
 

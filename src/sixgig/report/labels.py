@@ -67,6 +67,19 @@ SCORES = {
     "quantised_share": "Parameters really quantised",
     "energy": "Energy a token",
     "copy_bandwidth": "Copy bandwidth, measured",
+    "recited": "Records recited",
+    "recited_unseen": "Records recited, of those that the split was not made with",
+    "recited_beyond_before": "Records recited that were not before",
+    "exact_tokens": "Tokens of the values right",
+    "auc_own_value": "AUC (own value against another record's)",
+    "auc_own_value_plain": "AUC (the same by likelihood alone)",
+    "auc_unseen": "AUC, of those that the split was not made with",
+    "auc_beyond_before": "AUC beyond the model from before",
+    "permutation_p": "p of a permutation test",
+    "exposure_own_value": "Exposure among the records' values",
+    "exposure_chance": "Exposure by chance",
+    "exposure_most": "Most exposure that can be measured",
+    "exposure_beyond_before": "Exposure beyond the model from before",
     **{
         f"perplexity_at_{bits}_bits": f"Perplexity at {bits} bit of leakage"
         for bits in ("4", "2", "1", "0.5")
@@ -129,6 +142,8 @@ ARMS = {
             ("noise-product", "noise on Ortho's product"),
         )
     },
+    "audited": "Your split",
+    "before": "The model from before",
 }
 
 ARM_NOTES = {

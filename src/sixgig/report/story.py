@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .audit_words import audit_words, not_shown
 from .chance import chance_bits
 from .labels import ARM_NOTES, arm_label, format_value, sorted_arms
 from .schema import Result, Score, Verdict
@@ -36,6 +37,8 @@ QUESTIONS = {
     "publishes both may add noise to hide the secrets. Does noise on the Ortho part alone cost less than "
     "noise on all weights, when both are made to leak as little? And does it cost less than not publishing "
     "the Ortho part at all? No differential privacy is claimed of either: leakage is measured, not proven.",
+    "audit": "A model that saw private texts was split into a Base to publish and an Ortho part to keep back."
+    " Does the Base keep those texts to itself, when each is asked for with its own words?",
 }
 
 GLOSSARY = {
@@ -256,6 +259,10 @@ _OTHERS: dict[str, tuple[Callable[[Result], str | None], ...]] = {
         lambda result: _each(result, "latency", "Time a token"),
         _overhead,
         lambda result: _each(result, "roofline_share", "Share of the memory's copy bandwidth"),
+    ),
+    "audit": (
+        lambda result: " ".join(audit_words(result)),
+        lambda result: " ".join(not_shown(result)),
     ),
 }
 
