@@ -57,6 +57,7 @@ SCORES = {
     "held_bytes": "Memory of its tensors",
     "quantised_share": "Parameters really quantised",
     "energy": "Energy a token",
+    "making_seconds": "Time to make the split",
     "copy_bandwidth": "Copy bandwidth, measured",
 }
 
