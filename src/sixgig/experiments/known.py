@@ -12,10 +12,11 @@ from typing import Any
 
 from ..catalogue import ModelSpec
 from ..errors import UnknownNameError
-from . import kill_switch_memory, null_test_memory, performance_memory
+from . import kill_switch_memory, null_test_memory, performance_memory, recitation_memory
 from .null_test_config import NULL_TEST_PRESETS
 from .performance_config import PERFORMANCE_PRESETS, require_packages
 from .presets import PRESETS
+from .recitation_config import RECITATION_PRESETS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,5 +72,13 @@ EXPERIMENTS: dict[str, Experiment] = {
         holds="the model once for each form that is timed, beside one another",
         work="performance:run_performance",
         require=require_packages,
+    ),
+    "recitation": Experiment(
+        summary="Splits with a sieve that is told of no secret: what does it do to texts known by heart?",
+        presets=RECITATION_PRESETS,
+        peak_bytes=recitation_memory.peak_bytes,
+        task="looking",
+        holds="the weights in fp32, statistics of a layer, passes",
+        work="recitation:run_recitation",
     ),
 }

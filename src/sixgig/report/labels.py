@@ -59,6 +59,14 @@ SCORES = {
     "energy": "Energy a token",
     "making_seconds": "Time to make the split",
     "copy_bandwidth": "Copy bandwidth, measured",
+    "recited_memorised": "Memorised passages recited",
+    "recitation_fall_int4": "Recitation gone, of plain rounding's",
+    "right_tokens_memorised": "Right tokens, memorised",
+    "right_tokens_fresh": "Right tokens, fresh",
+    "nll_memorised": "Nats a token, memorised",
+    "nll_fresh": "Nats a token, fresh",
+    "memorised_share": "Known passages that are memorised",
+    "chosen_by_chance_share": "Fresh passages that look memorised",
 }
 
 # In the order in which a reader meets them: what nobody tampered with, then the sieves, then the nulls.
@@ -80,6 +88,8 @@ ARMS = {
     **{f"bitsandbytes-{bits}": f"bitsandbytes, {bits} bits" for bits in (4, 8)},
     "fp16-modules": "Full precision, transformers' modules",
     "machine": "This machine",
+    **{f"kfac-{share:g}": f"K-FAC edit, {share:.0%} kept" for share in (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)},
+    "random-0.6": "Null: noise of the edit's size",
 }
 
 ARM_NOTES = {
@@ -104,6 +114,7 @@ ARM_NOTES = {
         f"bitsandbytes-{bits}": f"the model as bitsandbytes loads it in {bits} bits, in transformers' modules"
         for bits in (4, 8)
     },
+    "random-0.6": "noise as large as what the edit takes, layer by layer: must not work as well",
     "fp16-modules": "full precision in the loop that bitsandbytes runs in: what to compare its time with",
 }
 

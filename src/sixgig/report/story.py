@@ -23,6 +23,10 @@ QUESTIONS = {
     "in. Here nothing was removed: the Base is the model rounded to few bits, and Ortho holds what rounding "
     "took away. With alpha at 0, is that the plainly rounded model, to the last bit? And with alpha at 1, "
     "how much of rounding's loss comes back?",
+    "recitation": "Models recite well-known texts word for word. A sieve that is told of no text at all "
+    "takes out of some layers what ordinary text hardly needs. Is the recitation gone from the Base, does "
+    "the model still speak, and does noise of the same size do as well? (Of secrets planted a moment ago "
+    "this says nothing: there such a sieve is expected to fail, and the kill switch asks.)",
     "performance": "A split model can be run with its switch off and on. With alpha at 0, does it take "
     "longer than the same model rounded and never split? What does Ortho cost at 1? And how near do all of "
     "them come to the speed of this machine's memory?",
@@ -210,6 +214,10 @@ _OTHERS: dict[str, tuple[Callable[[Result], str | None], ...]] = {
         lambda result: _each(result, "perplexity", "Perplexity"),
         _taken_back,
         lambda result: _each(result, "mmlu", "MMLU, where guessing gives 25%"),
+    ),
+    "recitation": (
+        lambda result: _each(result, "recited_memorised", "Memorised passages recited"),
+        lambda result: _each(result, "perplexity", "Perplexity"),
     ),
     "performance": (
         lambda result: _each(result, "latency", "Time a token"),
