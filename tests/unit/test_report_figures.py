@@ -97,7 +97,7 @@ def test_the_overview_has_one_pair_of_bars_an_arm() -> None:
 def test_what_cannot_be_drawn_is_left_out_and_said() -> None:
     figures = build_figures(fake_result(scores=[], curves=[]))
     assert figures.pictures == ()
-    assert len(figures.left_out) == 4
+    assert len(figures.left_out) == 5
     assert any("ROC" in reason for reason in figures.left_out)
 
 

@@ -14,6 +14,7 @@ from sixgig.errors import InputError, UnknownNameError
 from sixgig.experiments.kill_switch_config import KillSwitchConfig
 from sixgig.experiments.presets import PRESETS
 from sixgig.experiments.settings import as_plain, changed, parse_words
+from sixgig.transform.sieve import SIEVES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,3 +333,37 @@ def test_every_field_of_the_configuration_is_of_a_kind_that_words_can_set() -> N
     assert set(plain) == {field.name for field in fields(KillSwitchConfig)}
     for key, value in plain.items():
         assert changed(KillSwitchConfig(), {key: value}, where="test") == KillSwitchConfig()
+
+
+def test_all_among_the_sieves_names_every_sieve_everywhere() -> None:
+    config = changed(PRESETS["cpu"], {"sieves": "all"}, where="-s")
+    assert config.sieves == config.restored == tuple(SIEVES)
+    # What `isolated` publishes is relearned as the reference's.
+    assert set(config.relearned) == {"reference", *SIEVES} - {"isolated"}
+    plain = as_plain(config)
+    assert plain["sieves"] == list(SIEVES)
+    assert changed(PRESETS["cpu"], plain, where="config.yaml") == config
+
+
+def test_all_elsewhere_is_all_of_the_sieves_named() -> None:
+    named = ("hessian", "wiener", "wrong-set")
+    config = changed(PRESETS["cpu"], {"restored": "all", "relearned": ["all"]}, where="-s")
+    assert (config.sieves, config.restored, config.relearned) == (named, named, ("reference", *named))
+
+
+def test_a_comparison_looks_less_at_more_sieves() -> None:
+    config, full = PRESETS["compare"], PRESETS["full"]
+    assert set(config.sieves) == set(SIEVES)
+
+    def continuations(one: KillSwitchConfig) -> int:
+        """Scored for one arm at alpha 0, at alpha 1 and after relearning."""
+        others = one.num_heldout_other + min(one.num_control_other, one.num_probed_controls)
+        plain = one.num_heldout + others + one.num_probed_controls_plain
+        quick = one.num_heldout + others + one.num_probed_controls
+        return (one.num_decoys + 1) * (plain + (1 + len(one.relearn_steps)) * quick)
+
+    assert continuations(config) < 0.25 * continuations(full)
+    steps = [one.scale_fit_steps + one.fit_steps for one in (config, full)]
+    assert steps[0] < 0.5 * steps[1]
+    assert not config.attacks
+    assert config.num_heldout * len(config.seeds) >= 200  # as full: 0 extracted bounds the rate by 1.5%

@@ -219,6 +219,8 @@ def test_tost_size_grows_with_the_gap_until_no_size_would_do() -> None:
     assert size(-0.3) == size(0.3)
     # Near the margin only the test on its side can fail: Chow, Shao and Wang's formula for a gap.
     assert size(0.4) == math.ceil((1.6448536 + 0.8416212) ** 2 * (1.4**2 + 1.4**2) / 0.1**2)
+    strict = tost_sample_size(1.4, 1.4, ratio=1, margin=0.5, gap=0.4999, alpha=0.01)
+    assert strict == pytest.approx((2.3263479 + 0.8416212) ** 2 * (1.4**2 + 1.4**2) / 1e-4**2, rel=1e-6)
     assert size(0.5) is size(-0.5) is size(2.0) is None
 
 

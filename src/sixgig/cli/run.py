@@ -31,7 +31,11 @@ EXAMPLES = (
 def run(
     experiment: Annotated[str, typer.Argument(help=f"One of: {', '.join(EXPERIMENTS)}.")],
     preset: Annotated[
-        str | None, typer.Option("--preset", help="tiny, cpu, 4g, 6g, 8g or full. Default: by the hardware.")
+        str | None,
+        typer.Option(
+            "--preset",
+            help="tiny, cpu, 4g, 6g, 8g, full; kill-switch: compare. Default: by the hardware.",
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="A model's name or folder; auto: the largest that fits.")

@@ -71,11 +71,11 @@ def score_continuations(
 
 
 class _Queue:
-    """Items by the length of their prefix, and how far they are scored."""
+    """Items by the lengths of their prefix and continuations, and how far they are scored."""
 
     def __init__(self, items: Sequence[Continuations]) -> None:
         self._items = items
-        self._order = sorted(range(len(items)), key=lambda index: len(items[index].prefix_ids))
+        self._order = sorted(range(len(items)), key=lambda index: _shape(items[index]))
         self._num_scored = 0  # continuations of the item in hand
         self.num_done = 0  # items
 
@@ -107,6 +107,12 @@ class _Queue:
             self._num_scored += len(part.item.continuation_ids)
             if self._num_scored == len(self._items[part.index].continuation_ids):
                 self.num_done, self._num_scored = self.num_done + 1, 0
+
+
+def _shape(item: Continuations) -> tuple[int, int]:
+    """Prefixes of one length go through together, and of those the ones whose longest continuations are
+    alike, since all of a batch are padded to the longest."""
+    return len(item.prefix_ids), max(map(len, item.continuation_ids))
 
 
 def _num_within(continuation_ids: Sequence[Sequence[int]], num_tokens: int) -> int:

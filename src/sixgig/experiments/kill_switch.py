@@ -151,10 +151,14 @@ def _peak_bytes(seeds: Sequence[SeedRun], device: torch.device) -> int:
 
 
 def _mean_facts(seeds: Sequence[SeedRun]) -> dict[str, dict[str, float]]:
-    arms = {arm: fact for seed in seeds for arm, fact in seed.facts.items()}
+    of_seeds = [seed.facts_with_seconds() for seed in seeds]
     return {
-        arm: {key: sum(seed.facts[arm][key] for seed in seeds) / len(seeds) for key in arms[arm]}
-        for arm in arms
+        arm: {
+            key: sum(facts[arm][key] for facts in of_seeds) / len(of_seeds)
+            for key in fact
+            if all(key in facts[arm] for facts in of_seeds)
+        }
+        for arm, fact in of_seeds[0].items()
     }
 
 

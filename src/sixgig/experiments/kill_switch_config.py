@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..transform.restore import FitConfig
     from ..transform.split import OrthoConfig
 
+ALL = "all"  # every sieve there is; the names themselves take its place, so that a run's settings say them
 ATTACKS = ("requantise-int8", "requantise-int3", "noise", "paraphrase", "prefix-noise", "relearn-benign")
 
 
@@ -29,7 +30,8 @@ class KillSwitchConfig:
     preset: str = "cpu"
     seeds: tuple[int, ...] = (0,)
 
-    # Which ways to split, and what is looked at for each.
+    # Which ways to split, and what is looked at for each. `all` among the sieves compares every sieve by
+    # everything, so it goes for `restored` and `relearned` too; there alone it means all of `sieves`.
     sieves: tuple[str, ...] = ("hessian", "wiener", "wrong-set")
     restored: tuple[str, ...] = ("wiener",)  # arms whose Ortho part is fitted and looked at with alpha = 1
     alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the main arm
@@ -98,6 +100,7 @@ class KillSwitchConfig:
     keep_weights: bool = False  # in work/ when the run is complete, for dual-dp's setting planted
 
     def __post_init__(self) -> None:
+        self._name_all()
         for name in self.sieves:
             if name not in SIEVES:
                 raise UnknownNameError("sieve", name, SIEVES)
@@ -133,6 +136,17 @@ class KillSwitchConfig:
                 )
         check_settings(self)
         check_sieve_settings(self.sieve_settings, self.sieves)
+
+    def _name_all(self) -> None:
+        """Puts names in the place of `all`."""
+        everything = ALL in self.sieves
+        sieves = tuple(SIEVES) if everything else self.sieves
+        # The Base that `isolated` publishes is the reference's: relearned once, under that name.
+        relearned = ("reference", *(name for name in sieves if name != "isolated"))
+        named = {"sieves": sieves, "restored": sieves, "relearned": relearned}
+        for key, names in named.items():
+            if everything or ALL in getattr(self, key):
+                object.__setattr__(self, key, names)  # frozen for everyone else
 
     def canary_plan(self) -> CanaryPlan:
         return CanaryPlan(

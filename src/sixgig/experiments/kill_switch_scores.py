@@ -39,7 +39,7 @@ class Scorer:
     """Scores for every arm seen. `bootstrap_seed` seeds every bootstrap."""
 
     def __init__(self, observations: Sequence[Observation], *, bootstrap_seed: int = 0) -> None:
-        self._seed = bootstrap_seed
+        self._seed = self.bootstrap_seed = bootstrap_seed
         self.pools = pooled(observations)
         self._originals = original_nlls(self.pools)
         self.scores: list[Score] = []
@@ -57,6 +57,7 @@ class Scorer:
                 ("base_bytes", "bytes"),
                 ("ortho_bytes", "bytes"),
                 ("codes_changed", "share"),
+                ("making_seconds", "s"),
             ):
                 if name in fact:
                     self._add(

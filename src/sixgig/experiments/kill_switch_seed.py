@@ -154,6 +154,18 @@ class SeedRun:
             for arm, fact in kept.get("facts", {}).items():
                 self.facts[arm] = {**self.facts.get(arm, {}), **fact}
 
+    def facts_with_seconds(self) -> dict[str, dict[str, float]]:
+        """Each arm's facts, and how long its making took: search and split, scales, Ortho part. Where the
+        walk that splits all arms at once did not tell them apart, that is not known and not said."""
+        found = {}
+        for arm, facts in self.facts.items():
+            found[arm] = {key: value for key, value in facts.items() if key != "split_seconds"}
+            if "split_seconds" in facts:
+                fits = (f"seed{self.seed}-{stage}-{arm}" for stage in ("fit-scales", "restore"))
+                own = facts["split_seconds"] + sum(self.seconds.get(stage, 0.0) for stage in fits)
+                found[arm]["making_seconds"] = own
+        return found
+
     def _peaks_now(self) -> dict[str, int]:
         on_device = self.loaded.device.type == "cuda"
         return {

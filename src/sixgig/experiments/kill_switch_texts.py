@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from ..data.corpora import Corpus, token_windows
 from ..errors import InputError
 from ..load.loaded import LoadedModel
 from .kill_switch_config import KillSwitchConfig
+
+if TYPE_CHECKING:
+    from .recitation_config import RecitationConfig
 
 # How few windows there may be; intervals of perplexity are drawn over the test text's.
 _LEAST = {"train_window": 1, "calibration_window": 1, "test_window": 2}
@@ -27,7 +31,9 @@ class Texts:
     notes: tuple[str, ...] = ()
 
 
-def tokenised(loaded: LoadedModel, corpora: tuple[Corpus, Corpus, Corpus], config: KillSwitchConfig) -> Texts:
+def tokenised(
+    loaded: LoadedModel, corpora: tuple[Corpus, Corpus, Corpus], config: KillSwitchConfig | RecitationConfig
+) -> Texts:
     """The three corpora (train, calibration, test) cut into windows of the configured sizes.
 
     A text too short for the windows asked for gives those it has, with a note for the report.

@@ -18,6 +18,7 @@ from ..evaluate.statistics import (
     tost_sample_size,
 )
 from ..report.schema import Score, Verdict
+from .kill_switch_compared import compared
 from .kill_switch_pools import INT4_FITTED, REFERENCE
 from .kill_switch_scores import Scorer
 
@@ -32,18 +33,20 @@ MAX_PPL_RATIO_FULL = 1.10
 
 NO_SIZE_SHOWS_IT = "were the measured gap the true one, no sample would show it to be within the margin"
 
-NULL_SIEVES = ("hessian", "random", "wrong-set")
+NULL_SIEVES = ("hessian", "none", "random", "wrong-set")
 NULLS = (*NULL_SIEVES, INT4_FITTED)
 
 
 def verdicts(scorer: Scorer, arms: Sequence[str]) -> list[Verdict]:
-    """The pass criteria, for `wiener` (they decide the run) and the nulls (which must fail)."""
+    """The pass criteria, for `wiener` (they decide the run) and the nulls (which must fail); beside them,
+    each sieve of `arms` that claims to hide, for comparison."""
     main = _Judge(scorer, "wiener")
     found = main.hidden() + main.restored()
     if "isolated" in arms:
         found += [_for_comparison(v) for v in _Judge(scorer, "isolated").restored()]
     # One null is enough, as each says whether the measurement is broken; without any, nothing does.
     nulls = [arm for arm in NULLS if (arm, 0.0, "plain") in scorer.pools] or NULLS[:1]
+    found += compared(scorer, arms, EXPOSURE_MARGIN_BITS)
     return [*found, *(_must_fail(scorer, arm) for arm in nulls), main.monotone()]
 
 

@@ -17,6 +17,7 @@ from . import (
     kill_switch_memory,
     null_test_memory,
     performance_memory,
+    recitation_memory,
     saving_genius_memory,
 )
 from .dual_dp_config import DUAL_DP_PRESETS
@@ -24,6 +25,7 @@ from .dual_dp_planted import require_planted
 from .null_test_config import NULL_TEST_PRESETS
 from .performance_config import PERFORMANCE_PRESETS, require_packages
 from .presets import PRESETS
+from .recitation_config import RECITATION_PRESETS
 from .saving_genius_config import SAVING_GENIUS_PRESETS
 from .saving_genius_config import require as require_skill
 
@@ -99,5 +101,13 @@ EXPERIMENTS: dict[str, Experiment] = {
         holds="fp32 weights, AdamW's moments, passes",
         work="dual_dp:run_dual_dp",
         require=require_planted,
+    ),
+    "recitation": Experiment(
+        summary="Splits with a sieve that is told of no secret: what does it do to texts known by heart?",
+        presets=RECITATION_PRESETS,
+        peak_bytes=recitation_memory.peak_bytes,
+        task="looking",
+        holds="the weights in fp32, statistics of a layer, passes",
+        work="recitation:run_recitation",
     ),
 }

@@ -88,4 +88,19 @@ ARM_TABLES = {
         caption="Small: 95% intervals over records. AUC: how often a record's own value is preferred to "
         "another record's; 0.50 is chance. Exposure in bits, among the other records' values.",
     ),
+    "recitation": ArmTable(
+        title="What is still known by heart, and how well each model reads",
+        columns=(
+            ("Memorised recited", "recited_memorised"),
+            ("gone, of INT4's", "recitation_fall_int4"),
+            ("Right tokens, memorised", "right_tokens_memorised"),
+            ("fresh", "right_tokens_fresh"),
+            ("Perplexity", "perplexity"),
+            ("/ plain INT4", "ppl_ratio_int4"),
+            ("Ortho, bits a weight", "ortho_bits_per_weight"),
+        ),
+        caption="Small: 95% intervals. Recited: every token of the second half of a memorised passage is "
+        "the likeliest; passages are chosen as memorised by their first half, in full precision. Fresh "
+        "passages were written for this project: their right tokens are what the language gives away.",
+    ),
 }

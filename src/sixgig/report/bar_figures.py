@@ -80,6 +80,24 @@ BAR_FIGURES: dict[str, tuple[BarFigure, ...]] = {
             from_zero=True,
         ),
     ),
+    "recitation": (
+        BarFigure(
+            score="recited_memorised",
+            title="How many memorised passages each model still recites",
+            axis="passages recited to the end (%)",
+            how_to_read="The edited model should stand far below plain INT4, and noise of the same size "
+            "should not; with the switch at 1 the passages should be back.",
+            scale=100,
+            from_zero=True,
+        ),
+        BarFigure(
+            score="perplexity",
+            title="How well each model reads ordinary text",
+            axis="perplexity (lower is better)",
+            how_to_read="What an edit costs in ordinary reading: less recitation is worth little where "
+            "the model can no longer speak.",
+        ),
+    ),
 }
 
 

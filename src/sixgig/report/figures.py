@@ -8,13 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from .bar_figures import BAR_FIGURES, bar_figures
 from .chance import chance_bits, chance_label
 from .labels import arm_label, sorted_arms, visible
 from .line_figures import is_relearning, is_roc, line_of_scores, other_curve, relearning, roc
+from .pareto_figure import pareto_figures
 from .pictures import (
     COLOURS,
     CONTROL_COLOUR,
+    INK,
     Picture,
     describe,
     draw_band,
@@ -25,6 +29,8 @@ from .pictures import (
     write_files,
 )
 from .schema import Result, Score
+
+MOST_UPRIGHT = 9  # arms whose bars still stand beside one another
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +46,13 @@ def build_figures(result: Result) -> Figures:
     if result.experiment in BAR_FIGURES:
         made: list[Picture | str] = bar_figures(result)
     else:
-        made = [overview(result), exposure_against_alpha(result), relearning(result), roc(result)]
+        made = [
+            overview(result),
+            *pareto_figures(result),
+            exposure_against_alpha(result),
+            relearning(result),
+            roc(result),
+        ]
     others = [curve for curve in result.curves if not is_relearning(curve) and not is_roc(curve)]
     for place, name in enumerate(dict.fromkeys(curve.name for curve in others)):
         made.append(other_curve(place, [curve for curve in others if curve.name == name]))
@@ -102,23 +114,8 @@ def overview(result: Result) -> Picture | str:
     arms = sorted_arms(list(planted))
     if not arms:
         return "Overview: no exposure was measured at alpha = 0."
-    figure, axes = new_axes("", "exposure (bits)", width=max(6.0, 1.5 + 1.1 * len(arms)))
-    bars = (
-        ("planted", planted, COLOURS[1], -0.2),
-        ("never planted", control, COLOURS[0], 0.2),
-    )
-    for label, scores, colour, shift in bars:
-        present = [(place + shift, scores[arm]) for place, arm in enumerate(arms) if arm in scores]
-        heights = [score.value or 0.0 for _, score in present]
-        axes.bar([x for x, _ in present], heights, width=0.36, color=colour, label=label)
-        for x, score in present:
-            if score.low is not None and score.high is not None:
-                axes.vlines(x, score.low, score.high, color=CONTROL_COLOUR, linewidth=1.6)
-    draw_chance(axes, chance_bits(result), chance_label(result))
-    axes.set_xticks(
-        range(len(arms)), [_two_lines(visible(arm_label(arm))) for arm in arms], parse_math=False, fontsize=8
-    )
-    draw_legend(axes)
+    draw = _draw_bars_across if len(arms) > MOST_UPRIGHT else _draw_bars_upright
+    figure = draw(arms, planted, control, (chance_bits(result), chance_label(result)))
     return Picture(
         name="overview",
         title="What the Base alone still knows",
@@ -127,6 +124,49 @@ def overview(result: Result) -> Picture | str:
         description="; ".join(f"{arm_label(arm)}: {planted[arm].value:.3g} bits" for arm in arms),
         figure=figure,
     )
+
+
+_Bars = dict[str, Score]  # by arm
+
+
+def _draw_bars_upright(arms: list[str], planted: _Bars, control: _Bars, chance: tuple[float, str]) -> Figure:
+    figure, axes = new_axes("", "exposure (bits)", width=max(6.0, 1.5 + 1.1 * len(arms)))
+    for label, scores, colour, shift in _pairs_of_bars(planted, control):
+        present = [(place + shift, scores[arm]) for place, arm in enumerate(arms) if arm in scores]
+        heights = [score.value or 0.0 for _, score in present]
+        axes.bar([x for x, _ in present], heights, width=0.36, color=colour, label=label)
+        for x, score in present:
+            if score.low is not None and score.high is not None:
+                axes.vlines(x, score.low, score.high, color=CONTROL_COLOUR, linewidth=1.6)
+    draw_chance(axes, *chance)
+    axes.set_xticks(
+        range(len(arms)), [_two_lines(visible(arm_label(arm))) for arm in arms], parse_math=False, fontsize=8
+    )
+    draw_legend(axes)
+    return figure
+
+
+def _draw_bars_across(arms: list[str], planted: _Bars, control: _Bars, chance: tuple[float, str]) -> Figure:
+    """One row an arm, names at the left: a page is not wide enough for more than a few beside one another."""
+    figure, axes = new_axes("exposure (bits)", "", height=1.2 + 0.42 * len(arms))
+    for label, scores, colour, shift in _pairs_of_bars(planted, control):
+        present = [(place + shift, scores[arm]) for place, arm in enumerate(arms) if arm in scores]
+        widths = [score.value or 0.0 for _, score in present]
+        axes.barh([y for y, _ in present], widths, height=0.36, color=colour, label=label)
+        for y, score in present:
+            if score.low is not None and score.high is not None:
+                axes.hlines(y, score.low, score.high, color=CONTROL_COLOUR, linewidth=1.6)
+    axes.axvline(chance[0], color=INK, linewidth=1.0, linestyle=":", label=chance[1])
+    axes.set_yticks(range(len(arms)), [visible(arm_label(arm)) for arm in arms], parse_math=False, fontsize=9)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    draw_legend(axes)
+    return figure
+
+
+def _pairs_of_bars(planted: _Bars, control: _Bars) -> tuple[tuple[str, _Bars, str, float], ...]:
+    """(label, scores, colour, shift)."""
+    return ("planted", planted, COLOURS[1], -0.2), ("never planted", control, COLOURS[0], 0.2)
 
 
 def _two_lines(label: str) -> str:

@@ -66,7 +66,16 @@ SCORES = {
     "held_bytes": "Memory of its tensors",
     "quantised_share": "Parameters really quantised",
     "energy": "Energy a token",
+    "making_seconds": "Time to make the split",
     "copy_bandwidth": "Copy bandwidth, measured",
+    "recited_memorised": "Memorised passages recited",
+    "recitation_fall_int4": "Recitation gone, of plain rounding's",
+    "right_tokens_memorised": "Right tokens, memorised",
+    "right_tokens_fresh": "Right tokens, fresh",
+    "nll_memorised": "Nats a token, memorised",
+    "nll_fresh": "Nats a token, fresh",
+    "memorised_share": "Known passages that are memorised",
+    "chosen_by_chance_share": "Fresh passages that look memorised",
     "recited": "Records recited",
     "recited_unseen": "Records recited, of those that the split was not made with",
     "recited_beyond_before": "Records recited that were not before",
@@ -144,6 +153,8 @@ ARMS = {
     },
     "audited": "Your split",
     "before": "The model from before",
+    **{f"kfac-{share:g}": f"K-FAC edit, {share:.0%} kept" for share in (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)},
+    "random-0.6": "Null: noise of the edit's size",
 }
 
 ARM_NOTES = {
@@ -174,6 +185,7 @@ ARM_NOTES = {
         f"bitsandbytes-{bits}": f"the model as bitsandbytes loads it in {bits} bits, in transformers' modules"
         for bits in (4, 8)
     },
+    "random-0.6": "noise as large as what the edit takes, layer by layer: must not work as well",
     "fp16-modules": "full precision in the loop that bitsandbytes runs in: what to compare its time with",
     "wiener-noise-ortho": "the whole model with Gaussian noise on U and V, as they are stored",
     "wiener-noise-product": "the whole model with Gaussian noise on U V as one matrix, as large as the model",

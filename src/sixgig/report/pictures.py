@@ -27,7 +27,7 @@ from .labels import ARMS, visible
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 CONTROL_COLOUR = "#8A8A8A"
-_INK = "#24292f"
+INK = "#24292f"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,15 +60,15 @@ def new_axes(x_label: str, y_label: str, *, width: float = 7.0, height: float = 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set_xlabel(visible(x_label), color=_INK, parse_math=False)
-    axes.set_ylabel(visible(y_label), color=_INK, parse_math=False)
-    axes.tick_params(colors=_INK)
+    axes.set_xlabel(visible(x_label), color=INK, parse_math=False)
+    axes.set_ylabel(visible(y_label), color=INK, parse_math=False)
+    axes.tick_params(colors=INK)
     axes.grid(axis="y", color=CONTROL_COLOUR, alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.patch.set_visible(False)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(_INK)
+        spine.set_color(INK)
     return figure, axes
 
 
@@ -106,7 +106,7 @@ def _draw_intervals(axes: Axes, line: Line, colour: str) -> None:
 
 
 def draw_chance(axes: Axes, y: float, label: str) -> None:
-    axes.axhline(y, color=_INK, linewidth=1.0, linestyle=":", label=label)
+    axes.axhline(y, color=INK, linewidth=1.0, linestyle=":", label=label)
 
 
 def draw_band(axes: Axes, low: float, high: float, label: str) -> None:
@@ -119,7 +119,7 @@ def draw_legend(axes: Axes, *, columns: int = 3) -> None:
         loc="lower left", bbox_to_anchor=(0, 1.01), ncols=columns, frameon=False, fontsize=9, borderaxespad=0
     )
     for text in legend.get_texts():
-        text.set_color(_INK)
+        text.set_color(INK)
         text.set_parse_math(False)
 
 
@@ -155,7 +155,7 @@ def _for_a_page(svg: str, picture: Picture) -> str:
     svg = re.sub(r'((?:xlink:)?href="#|url\(#)', rf"\g<1>{prefix}-", svg)
     svg = re.sub(r'^<svg ([^>]*?)width="[^"]*" ([^>]*?)height="[^"]*"', r"<svg \1\2", svg)
     svg = re.sub(r'^<svg ([^>]*?)height="[^"]*" ([^>]*?)width="[^"]*"', r"<svg \1\2", svg)
-    return svg.replace(_INK, "currentColor").strip()
+    return svg.replace(INK, "currentColor").strip()
 
 
 def write_files(picture: Picture, folder: Path) -> list[Path]:

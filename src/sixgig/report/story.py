@@ -28,11 +28,15 @@ QUESTIONS = {
     "rounded so hard that the skill suffers. A few of its weights were kept whole beside the rounded Base, "
     "as an Ortho part. Does the skill survive, where those weights are chosen by what matters to it? And "
     "where as many are drawn at random?",
+    "recitation": "Models recite well-known texts word for word. A sieve that is told of no text at all "
+    "takes out of some layers what ordinary text hardly needs. Is the recitation gone from the Base, does "
+    "the model still speak, and does noise of the same size do as well? (Of secrets planted a moment ago "
+    "this says nothing: there such a sieve is expected to fail, and the kill switch asks.)",
     "performance": "A split model can be run with its switch off and on. With alpha at 0, does it take "
     "longer than the same model rounded and never split? What does Ortho cost at 1? And how near do all of "
     "them come to the speed of this machine's memory?",
-    "eval": "lm-eval's own tasks, asked of one model at one alpha. How well does it do, how sure is that, and "
-    "is it more than guessing?",
+    "eval": "lm-eval's own tasks, asked of one model at one alpha. How well does it do, how sure is that, "
+    "and is it more than guessing?",
     "dual-dp": "Secrets were planted in a language model, which was split into a Base and an Ortho part. Who "
     "publishes both may add noise to hide the secrets. Does noise on the Ortho part alone cost less than "
     "noise on all weights, when both are made to leak as little? And does it cost less than not publishing "
@@ -254,6 +258,10 @@ _OTHERS: dict[str, tuple[Callable[[Result], str | None], ...]] = {
         lambda result: _each(result, "exposure_gap", "Leakage in bits"),
         lambda result: _each(result, "perplexity_at_1_bits", "Perplexity at 1 bit of leakage"),
         lambda result: _pointless(result),
+    ),
+    "recitation": (
+        lambda result: _each(result, "recited_memorised", "Memorised passages recited"),
+        lambda result: _each(result, "perplexity", "Perplexity"),
     ),
     "performance": (
         lambda result: _each(result, "latency", "Time a token"),

@@ -7,6 +7,7 @@ import re
 from rich.console import RenderableType
 
 from .arm_tables import ARM_TABLES
+from .cells import NOT_KNOWN, score_cell
 from .chance import chance_bits
 from .labels import (
     alpha_label,
@@ -17,22 +18,9 @@ from .labels import (
     score_label,
     sorted_arms,
 )
-from .schema import Result, Score, Verdict
+from .pareto import pareto_table
+from .schema import Result, Verdict
 from .table import Cell, Table
-
-_NOT_KNOWN = "not known"
-
-
-def score_cell(score: Score | None) -> Cell:
-    """A score as a cell: value over interval; its note where it has no value; a dash where it is absent."""
-    if score is None:
-        return Cell(text="-")
-    if score.value is None:
-        return Cell(text=_NOT_KNOWN, detail=score.note, tone="unknown")
-    return Cell(
-        text=format_value(score.value, score.name, score.unit),
-        detail=format_interval(score.low, score.high, score.name, score.unit),
-    )
 
 
 def sieve_table(result: Result) -> Table | None:
@@ -92,7 +80,7 @@ def arm_table(result: Result) -> Table | None:
 
 
 def _has_number(cell: Cell) -> bool:
-    return cell.text not in ("-", _NOT_KNOWN)
+    return cell.text not in ("-", NOT_KNOWN)
 
 
 def _settings(result: Result) -> list[tuple[str, float | None]]:
@@ -252,7 +240,8 @@ def result_tables(result: Result) -> list[Table]:
     """The tables people read first; all scores where the result has none of the known ones."""
     main = arm_table(result) if result.experiment in ARM_TABLES else sieve_table(result)
     main = main or score_table(result)
-    return [table for table in (verdict_table(result), main, attack_table(result)) if table is not None]
+    found = (verdict_table(result), pareto_table(result), main, attack_table(result))
+    return [table for table in found if table is not None]
 
 
 def terminal_tables(result: Result) -> list[RenderableType]:

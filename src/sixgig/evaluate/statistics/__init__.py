@@ -27,9 +27,11 @@ from .ranking import (
 )
 from .resampling import (
     Cluster,
+    TostPValues,
     bootstrap_auc,
     bootstrap_gap,
     bootstrap_mean,
+    bootstrap_tost,
     paired_perplexity_ratio,
 )
 
@@ -40,6 +42,7 @@ __all__ = [
     "KsTest",
     "McNemar",
     "TostOutcome",
+    "TostPValues",
     "TprAtFpr",
     "TwoSidedTpr",
     "auc",
@@ -49,6 +52,7 @@ __all__ = [
     "bootstrap_mean",
     "bootstrap_median",
     "bootstrap_stratified_mean",
+    "bootstrap_tost",
     "chance_exposure_bits",
     "clopper_pearson",
     "clopper_pearson_sample_size",

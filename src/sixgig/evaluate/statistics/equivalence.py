@@ -89,7 +89,11 @@ def tost_sample_size(
 
     # One test alone at `power` is not enough; both, each failing half of what may fail, always are.
     low, high = ((z + float(norm.ppf(share))) / near for share in (power, (1 + power) / 2))
-    errors = high if shortfall(high) <= 0 else root_scalar(shortfall, bracket=(low, high)).root
+    # Where the gap is nearly the margin, the second test is certain to the last digit.
+    if shortfall(low) >= 0:
+        errors = low
+    else:
+        errors = high if shortfall(high) <= 0 else root_scalar(shortfall, bracket=(low, high)).root
     return max(2, math.ceil(float(errors) ** 2 * (sd_a**2 + sd_b**2 / ratio)))
 
 
