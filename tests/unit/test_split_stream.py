@@ -253,3 +253,12 @@ def test_it_can_stop_after_some_layers(place: Path, tmp_path: Path) -> None:
         assert streamed(place, work, stop_after=1) is None
         assert work.num_finished == 1
         assert streamed(place, work) is not None
+
+
+@pytest.mark.parametrize("sieve", ["natural-gradient", "learned", "fisher-contrast", "subnet", "kfac"])
+def test_a_sieve_that_looks_at_the_whole_model_is_refused(place: Path, tmp_path: Path, sieve: str) -> None:
+    with (
+        SplitWork(tmp_path / "work", CPU) as work,
+        pytest.raises(InputError, match=f"the sieve {sieve} looks at the whole model"),
+    ):
+        streamed(place, work, sieve)
