@@ -16,6 +16,8 @@ import pytest
 import torch
 from traced_memory import PROGRAMS, config_of, spec_of, traced_more_bytes
 
+from sixgig.catalogue import all_models
+from sixgig.catalogue.splitting import why_not_split
 from sixgig.data.batches import batches, whole_text
 from sixgig.errors import InputError
 from sixgig.layers.split_linear import OrthoPart
@@ -24,10 +26,11 @@ from sixgig.memory.simulation import LOGIT_ROWS, fits, splitting
 from sixgig.memory.simulation.allocator import Allocator
 from sixgig.memory.simulation.backward import Trained
 from sixgig.memory.simulation.programs import simulate
+from sixgig.memory.simulation.streamed import split_from_disk
 from sixgig.memory.workload import Splitting, Workload
 from sixgig.numerics.quantize import dequantize, quantize_rtn
 from sixgig.transform.distil import lesson_pieces, prepare_lessons
-from sixgig.transform.network import install
+from sixgig.transform.network import bias_of, install
 from sixgig.transform.restore import _FitLinear
 from sixgig.transform.sieve import InputStatistics
 from sixgig.transform.split import LayerSplit
@@ -68,8 +71,9 @@ def test_rounding_and_its_inverse_take_as_much_room(num_in: int) -> None:
 
 
 @pytest.fixture
-def loaded() -> LoadedModel:
-    network = PROGRAMS.build(config_of("llama-whole-heads", vocab_size=2048), WORK, CPU)
+def loaded(request: pytest.FixtureRequest) -> LoadedModel:
+    name = getattr(request, "param", "llama-whole-heads")
+    network = PROGRAMS.build(config_of(name, vocab_size=2048), WORK, CPU)
     network.requires_grad_(False)
     return LoadedModel(network=network, tokenizer=None, folder=Path(), device=CPU)
 
@@ -90,12 +94,14 @@ def texts(num_texts: int) -> list[Any]:
     return [whole_text(row) for row in ids.tolist()]
 
 
+@pytest.mark.parametrize("loaded", ["llama-whole-heads", "qwen3", "phi", "gemma3"], indirect=True)
 @pytest.mark.parametrize(("module", "kind"), [(ScaledLinear, fits.ScaleFit), (_FitLinear, fits.OrthoFit)])
 def test_a_lesson_of_either_fit(module: Any, kind: Any, loaded: LoadedModel) -> None:
     (lesson,) = prepare_lessons(loaded, list(batches(texts(2), 2)))
     layers = parts_of(loaded)
     given = {name: layer.base if module is ScaledLinear else layer for name, layer in layers.items()}
-    install(loaded.network, {name: module(part, CPU) for name, part in given.items()})
+    biases = {name: bias_of(loaded.network, name) for name in given}
+    install(loaded.network, {name: module(part, CPU, bias=biases[name]) for name, part in given.items()})
     (loss,) = lesson_pieces(loaded, lesson, 1)
     real = traced_more_bytes(lambda: loss().backward())
 
@@ -126,6 +132,16 @@ def test_nothing_but_the_rest_of_the_model_is_held_at_the_end() -> None:
     left = spec.num_parameters - spec.num_linear_parameters
     assert memory.allocated_bytes == pytest.approx(4 * left, rel=0.02)
     assert {kind for kind, size in memory.by_kind.items() if size} == {"embedding", "norms, biases, routers"}
+
+
+def test_every_model_that_can_be_split_can_be_planned() -> None:
+    for spec in all_models():
+        if why_not_split(spec) is None and spec.num_layers < 40:
+            memory = Allocator()
+            split_from_disk(spec, Workload(task="split", bits=32, context=128), memory)
+            # At least one layer in 16 bits with its second moments, and not the whole model.
+            layer_bytes = 2 * spec.num_linear_parameters // spec.num_layers
+            assert layer_bytes < memory.peak_allocated_bytes < 4 * spec.num_parameters, spec.name
 
 
 def test_more_or_longer_texts_take_more_room() -> None:
