@@ -26,8 +26,8 @@ QUESTIONS = {
     "performance": "A split model can be run with its switch off and on. With alpha at 0, does it take "
     "longer than the same model rounded and never split? What does Ortho cost at 1? And how near do all of "
     "them come to the speed of this machine's memory?",
-    "eval": "lm-eval's own tasks, asked of one model at one alpha. How well does it do, how sure is that, and "
-    "is it more than guessing?",
+    "eval": "lm-eval's own tasks, asked of one model at one alpha. How well does it do, how sure is that, "
+    "and is it more than guessing?",
 }
 
 GLOSSARY = {
@@ -68,7 +68,8 @@ _MEASURES_ALONE = ("eval",)  # what sets no criteria, and so has no answer
 
 @dataclass(frozen=True, kw_only=True)
 class Story:
-    """`answer` is "yes", "no", "cannot tell" or "measured"; `headline` begins with it; `findings` are whole sentences."""
+    """`answer` is "yes", "no", "cannot tell" or "measured"; `headline` begins with it; `findings` are
+    whole sentences."""
 
     question: str
     answer: str
