@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -64,12 +65,19 @@ def ours(model: Path, task: str, data_dir: Path, **options: Any) -> Any:
     return evaluate_tasks(load(model), [task], data_dir=data_dir, **options)
 
 
+@functools.cache
+def task_manager() -> Any:
+    """lm-eval's index, read once: its files are thousands."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
 def by_itself(model: Path, task: str, data_dir: Path, **options: Any) -> Any:
     """lm-eval's own opening of the folder and its own evaluation, over the same rows in memory."""
     import datasets
     import lm_eval
     import pyarrow as pa
-    from lm_eval.tasks import TaskManager
     from lm_eval.tasks._yaml_loader import load_yaml
 
     rows = load_benchmark(task_of(task).benchmark, data_dir).splits[PARTS.get(task, "default")]
@@ -78,7 +86,7 @@ def by_itself(model: Path, task: str, data_dir: Path, **options: Any) -> Any:
         split: datasets.Dataset(pa.Table.from_pylist(part), fingerprint=split) for split, part in rows.items()
     }
     content = datasets.DatasetDict(parts)
-    manager = TaskManager()
+    manager = task_manager()
     config = load_yaml(manager.task_index[task].yaml_path)
     config |= {"custom_dataset": lambda **others: content}
     for split in ("training", "validation"):
@@ -242,9 +250,7 @@ def test_examples_and_parts_that_no_file_has(model: Path, data_dir: Path, tmp_pa
 
 
 def test_a_group_of_mmlu_counts_its_subjects(model: Path, tmp_path: Path) -> None:
-    from lm_eval.tasks import TaskManager
-
-    for task in TaskManager().task_index["mmlu_social_sciences_tasks"].tags:
+    for task in task_manager().task_index["mmlu_social_sciences_tasks"].tags:
         for kind, count in (("dev", 1), ("test", 2)):
             write_mmlu_subject(tmp_path, task.removeprefix("mmlu_"), kind, count)
     found = ours(model, "mmlu_social_sciences", tmp_path, limit=1)

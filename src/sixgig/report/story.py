@@ -83,7 +83,8 @@ _MEASURES_ALONE = ("eval",)  # what sets no criteria, and so has no answer
 
 @dataclass(frozen=True, kw_only=True)
 class Story:
-    """`answer` is "yes", "no", "cannot tell" or "measured"; `headline` begins with it; `findings` are whole sentences."""
+    """`answer` is "yes", "no", "cannot tell" or "measured"; `headline` begins with it; `findings` are
+    whole sentences."""
 
     question: str
     answer: str
