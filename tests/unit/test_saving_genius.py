@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,9 +15,10 @@ import torch
 from tiny_model import tiny_folder
 
 from sixgig.cli.main import run
+from sixgig.data.corpora import load_public_text
 from sixgig.data.gsm8k_worked import load_worked_problems
 from sixgig.errors import IntegrityError, NotAvailableError
-from sixgig.experiments import saving_genius_seed
+from sixgig.experiments import saving_genius_seed, saving_genius_texts
 from sixgig.experiments.known import EXPERIMENTS
 from sixgig.experiments.saving_genius_config import SavingGeniusConfig, require
 from sixgig.experiments.saving_genius_names import arm_names
@@ -211,3 +215,89 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(
     (one, ours), (other, theirs) = result_of(tmp_path / "cut"), result_of(tmp_path / "whole")
     assert (ours.scores, ours.verdicts) == (theirs.scores, theirs.verdicts)
     assert (one / "samples.jsonl").read_bytes() == (other / "samples.jsonl").read_bytes()
+
+
+# ---- GSM8K, with lm-eval's answers made up ------------------------------------------------------------
+
+
+def write_gsm8k(folder: Path, num_test: int) -> Path:
+    row = json.dumps({"question": "1 and 1?", "answer": "1+1 = <<1+1=2>>2\n#### 2"})
+    (folder / "gsm8k").mkdir(parents=True)
+    (folder / "gsm8k" / "train.jsonl").write_text(f"{row}\n" * 5)
+    (folder / "gsm8k" / "test.jsonl").write_text(f"{row}\n" * num_test)
+    return folder
+
+
+def answer_with(monkeypatch: pytest.MonkeyPatch, right: Any) -> list[dict[str, Any]]:
+    """Puts a harness in place whose problem `doc` is right by each filter where `right(doc)`; its calls."""
+    calls: list[dict[str, Any]] = []
+
+    def evaluate_tasks(loaded: Any, tasks: Any, **options: Any) -> Any:
+        calls.append({"tasks": tasks, "autocast": torch.is_autocast_enabled("cpu"), **options})
+        samples = tuple(
+            {"filter": name, "doc_id": doc, "metrics": {"exact_match": float(right(doc))}}
+            for doc in range(options["limit"] or 20)
+            for name in ("strict-match", "flexible-extract")
+        )
+        return SimpleNamespace(samples=samples)
+
+    module = ModuleType("sixgig.evaluate.harness")
+    module.evaluate_tasks = evaluate_tasks  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sixgig.evaluate.harness", module)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *more: object() if name == "lm_eval" else found(name, *more),
+    )
+    # Its public text is pinned by digest, and invented problems have none beside them.
+    monkeypatch.setattr(
+        saving_genius_texts,
+        "load_public_text",
+        lambda purpose, data_dir: load_public_text(purpose, data_dir=None),
+    )
+    return calls
+
+
+GSM8K = ("-s", "task=gsm8k", "-s", "min_parameters=0", "-s", "num_problems=6", "-s", "fitted=[]")
+
+
+def test_gsm8k_is_asked_of_lm_eval_with_the_problems_as_units(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = answer_with(monkeypatch, lambda doc: doc % 2 == 0)
+    data = write_gsm8k(tmp_path / "data", num_test=20)
+    assert run([*arguments(tiny, tmp_path / "runs", *GSM8K), "--data-dir", str(data)]) == 0
+    _, result = result_of(tmp_path / "runs")
+    assert {(call["tasks"], call["limit"], call["autocast"]) for call in calls} == {(("gsm8k_cot",), 6, True)}
+    assert result.score("accuracy", "int3", None).value == 0.5  # type: ignore[union-attr]
+    assert result.score("accuracy_flexible_extract", "fp16", None).n == 6  # type: ignore[union-attr]
+    assert not [name for name in result.timings if "plant" in name]
+    assert [one.passed for one in result.verdicts] == [True, *[None] * 4], "six problems tell nothing"
+    assert any(source["name"] == "gsm8k/train.jsonl" for source in result.provenance["data_sources"])
+
+
+def test_a_model_that_solves_nothing_is_refused_once_that_is_measured(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = answer_with(monkeypatch, lambda doc: False)
+    data = write_gsm8k(tmp_path / "data", num_test=20)
+    assert run([*arguments(tiny, tmp_path / "runs", *GSM8K), "--data-dir", str(data)]) == 2
+    assert "does not have the skill" in capsys.readouterr().err
+    assert len(calls) == 1
+
+
+def test_other_problems_than_were_asked_for_are_refused(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer_with(monkeypatch, lambda doc: True)
+    data = write_gsm8k(tmp_path / "data", num_test=4)
+    assert run([*arguments(tiny, tmp_path / "runs", *GSM8K), "--data-dir", str(data)]) == 2
+    assert "judged other problems" in capsys.readouterr().err
+
+
+def test_gsm8k_without_a_data_folder_says_what_it_needs(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer_with(monkeypatch, lambda doc: True)
+    assert run(arguments(tiny, tmp_path / "runs", *GSM8K)) == 2
+    assert "GSM8K needs a data folder" in capsys.readouterr().err
