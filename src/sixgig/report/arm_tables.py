@@ -63,7 +63,6 @@ ARM_TABLES = {
         title="What leaks of the whole model and of its Base, and what stated leakages cost",
         columns=(
             ("Leakage", "exposure_gap"),
-            ("AUC", "auc_loss"),
             ("Extracted", "extraction_heldout"),
             ("Perplexity", "perplexity"),
             ("PPL at 4 bit", "perplexity_at_4_bits"),

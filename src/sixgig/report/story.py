@@ -221,6 +221,14 @@ def _taken_back(result: Result) -> str | None:
     )
 
 
+def _leaks(result: Result) -> str | None:
+    """The whole model and its Base, without noise."""
+    gaps = {alpha: _known(result.score("exposure_gap", "wiener", alpha)) for alpha in (1.0, 0.0)}
+    if None in gaps.values():
+        return None
+    return f"Without noise the whole model leaks {gaps[1.0]} bits, its Base alone {gaps[0.0]}."
+
+
 def _pointless(result: Result) -> str | None:
     """Said where leaving the Ortho part out beats noise on it; verdicts of other experiments never match."""
     against_base = [v for v in result.verdicts if v.criterion.endswith("costs less than leaving it out")]
@@ -256,7 +264,7 @@ _OTHERS: dict[str, tuple[Callable[[Result], str | None], ...]] = {
     ),
     "saving-genius": (lambda result: _each(result, "accuracy_kept", "Of full precision's right answers"),),
     "dual-dp": (
-        lambda result: _each(result, "exposure_gap", "Leakage in bits"),
+        lambda result: _leaks(result),
         lambda result: _each(result, "perplexity_at_1_bits", "Perplexity at 1 bit of leakage"),
         lambda result: _pointless(result),
     ),
