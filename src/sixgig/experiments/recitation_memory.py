@@ -11,6 +11,7 @@ from ..memory.ledger import HEAP_HOLES, LIBRARIES_BYTES
 from ..memory.simulation import LOGIT_ROWS
 from .recitation_config import RecitationConfig
 
+_PASS_POSITIONS = 2048  # of a backward pass for a sieve's statistics
 _SPLIT_BYTES = 3.3  # a weight of a split in memory: its code, scales, the low-rank part's share
 
 
@@ -36,10 +37,11 @@ def _look_bytes(spec: ModelSpec, config: RecitationConfig, device: str) -> int:
 
 def _statistics_bytes(spec: ModelSpec, config: RecitationConfig, device: str) -> int:
     """Inputs' and output gradients' second moments of one decoder layer in fp64, their eigenvectors, and
-    activations for a backward pass over one batch of windows."""
+    activations for a backward pass. On a card passes are cut down to one window where they do not fit."""
     width = max(spec.hidden_size, spec.intermediate_size)
-    windows = max(1, config.positions_per_batch // config.calibration_window) * config.calibration_window
-    return 8 * 6 * width**2 + _pass_bytes(spec, min(windows, 4096))
+    positions = config.calibration_window * config.num_calibration_windows
+    positions = config.calibration_window if device == "cuda" else min(positions, _PASS_POSITIONS)
+    return 8 * 6 * width**2 + _pass_bytes(spec, positions)
 
 
 def _fit_bytes(spec: ModelSpec, config: RecitationConfig, device: str) -> int:
