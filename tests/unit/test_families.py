@@ -103,20 +103,19 @@ def test_every_look_scores_by_transformers_own_logits(
     texts = [whole_text(loaded.encode(text)) for text in (LONG, SHORT)]
     whole = [own_nll(loaded, list(text.ids[:1]), list(text.ids[1:])) for text in texts]
 
-    close = {"rtol": 2e-5, "atol": 2e-4}
     item = Continuations(prefix_ids=tuple(prefix), continuation_ids=tuple(map(tuple, secrets)))
     (found,) = score_continuations(loaded, [item])
-    torch.testing.assert_close(found.tolist(), wanted, **close)
+    torch.testing.assert_close(found.tolist(), wanted, rtol=2e-5, atol=2e-4)
 
-    torch.testing.assert_close(sequence_nlls(loaded, texts).tolist(), whole, **close)
+    torch.testing.assert_close(sequence_nlls(loaded, texts).tolist(), whole, rtol=2e-5, atol=2e-4)
     nll_sum, _ = weighted_nll_sum(loaded, collate(texts))
-    torch.testing.assert_close(float(nll_sum), sum(whole), **close)
+    torch.testing.assert_close(float(nll_sum), sum(whole), rtol=2e-5, atol=2e-4)
 
     row: Any = _Row(
         question=None, own_ids=tuple(prefix[-3:]), choice_ids=tuple(map(tuple, [*secrets, secrets[0]]))
     )  # type: ignore[arg-type]
     (chosen,) = _choice_nlls(loaded, _opening(loaded, tuple(prefix[:-3])), [row])
-    torch.testing.assert_close(chosen, [*wanted, wanted[0]], **close)
+    torch.testing.assert_close(chosen, [*wanted, wanted[0]], rtol=2e-5, atol=2e-4)
     torch.testing.assert_close(
         logits_of(loaded, prefix).double(), own_logits(loaded, prefix), rtol=1e-4, atol=1e-4
     )
@@ -270,15 +269,21 @@ def test_both_fits_compute_with_the_very_split(loaded: LoadedModel) -> None:
     layers = made_split(loaded)
     public = list(batches([whole_text(ids)], 1))
     lessons = prepare_lessons(loaded, public)
-    hardly = {"num_steps": 1, "learning_rate": 1e-9}
-    fit_scales(loaded, layers, unrounded_weights(layers).items(), public, ScaleFitConfig(**hardly), seed=0)
+    fit_scales(
+        loaded,
+        layers,
+        unrounded_weights(layers).items(),
+        public,
+        ScaleFitConfig(num_steps=1, learning_rate=1e-9),
+        seed=0,
+    )
     fitting = logits_of(loaded, ids)
     assert_same_biases(loaded, biases)
     install_split(loaded, layers, with_ortho=True)
     assert_near(fitting, logits_of(loaded, ids))
     set_alpha(loaded.network, 1.0)
     whole = logits_of(loaded, ids)
-    fit_ortho(loaded, layers, lessons, [], FitConfig(**hardly), seed=0)
+    fit_ortho(loaded, layers, lessons, [], FitConfig(num_steps=1, learning_rate=1e-9), seed=0)
     assert_near(logits_of(loaded, ids), whole)
     assert_same_biases(loaded, biases)
 

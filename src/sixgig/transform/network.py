@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ def bias_of(network: nn.Module, name: str) -> Tensor | None:
     No experiment changes biases: they belong to the Base as they are in the model, so whatever takes a
     layer's place takes its bias over.
     """
-    bias_O = network.get_submodule(name).bias
+    bias_O: Any = network.get_submodule(name).bias
     return None if bias_O is None else bias_O.detach()
 
 

@@ -92,7 +92,7 @@ def without_dropout(network: nn.Module) -> None:
         if isinstance(module, nn.Dropout):
             module.eval()
         if getattr(module, "attention_dropout", 0.0):
-            module.attention_dropout = 0.0
+            vars(module)["attention_dropout"] = 0.0
 
 
 def _passes(private: list[TokenSequence], public: list[TokenSequence]) -> list[list[TokenSequence]]:
