@@ -166,9 +166,11 @@ def test_passages_are_chosen_by_the_first_half_and_judged_by_the_second() -> Non
 
 
 def test_a_model_that_recites_nothing_has_nothing_to_lose() -> None:
-    found = judged(scorer(plain=look(0.0)))[FALLS, "kfac-0.6", True]
-    assert (found.passed, found.value) == (None, None)
-    assert "cannot be told from none" in found.threshold
+    all_found = judged(scorer(plain=look(0.0), edit=look(0.0, nats=3.08), null=look(0.0)))
+    for criterion, arm in ((FALLS, "kfac-0.6"), (NOISE, "random-0.6"), (BACK, "kfac-0.6")):
+        found = all_found[criterion, arm, True]
+        assert (found.passed, found.value) == (None, None)
+        assert "cannot be told from none" in found.threshold
 
 
 def test_too_few_passages_say_how_many_would_do() -> None:

@@ -78,10 +78,10 @@ _SMALL_CARD = replace(
 
 # Every sieve once, planned for 10 minutes a seed on an H200: it trains as `full` does, but an arm that is
 # only compared does not need what the main arm's own verdicts do. Where full's 13 minutes a seed for six arms
-# went: a third into fits, whose time is a number of steps, not of tokens; a third into looks, whose time is
-# probes times decoys. An exposure's spread at chance is 1.33 bits with 99 decoys and 1.37 with 199, so half
-# of them cost the top of the scale alone (6.64 bits in place of 7.64); 204 controls in place of 334 widen a
-# gap's interval by 7%. No attack but relearning, once.
+# went: a third into fits, whose time is a number of steps more than of tokens; near half into looks, those
+# under attack included, whose time is probes times decoys. An exposure's spread at chance is 1.33 bits with
+# 99 decoys and 1.37 with 199, so half of them cost the top of the scale alone (6.64 bits in place of 7.64);
+# 204 controls in place of 334 widen a gap's interval by 7%. No attack but relearning, once.
 _COMPARE = replace(
     _FULL,
     seeds=(9, 10, 11),

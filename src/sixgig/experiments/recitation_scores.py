@@ -207,11 +207,13 @@ class RecitationScores:
         )
 
     def _null_recites_more(self) -> Verdict:
-        """A null that does as well says that damage alone does it."""
+        """A null that does as well says that damage alone does it; where plain rounding recites nothing,
+        neither had anything to do."""
+        has_more = self._enough() and self.fall(self.edited) is not None
         return self._judged(
             "noise of the same size does not do as well",
             self.null,
-            self.less_than_null() if self._enough() else None,
+            self.less_than_null() if has_more else None,
             0.0,
             "more memorised passages recited than after the sieve: difference above 0",
             above=True,
