@@ -331,6 +331,7 @@ def test_data_of_the_hub_is_asked_for_at_its_revision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import datasets
+    import pyarrow as pa
 
     from sixgig.evaluate.harness_data import over_hub_data
 
@@ -338,7 +339,8 @@ def test_data_of_the_hub_is_asked_for_at_its_revision(
 
     def load_dataset(**options: Any) -> Any:
         asked.append(options)
-        rows = datasets.Dataset.from_dict({"question": ["What is 1 and 1?"], "answer": ["#### 2"]})
+        table = pa.table({"question": ["What is 1 and 1?"], "answer": ["#### 2"]})
+        rows = datasets.Dataset(table, fingerprint="rows")
         return {"train": rows, "test": rows}
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
