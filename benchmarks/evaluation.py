@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,11 @@ def main() -> None:
 
 def _words() -> str:
     """The command's own words, but for where things lie on this machine."""
-    words = iter(sys.argv[1:])
+    places = {"--data-dir": "DATA", "--out": "OUT"}
+    words = ["", *sys.argv[1:]]
     return " ".join(
-        f"{word} {'DATA' if next(words) else ''}" if word in ("--data-dir", "--out") else word
-        for word in words
+        places.get(before) or (Path(word).name if before == "--model" else word)
+        for before, word in pairwise(words)
     )
 
 
@@ -249,7 +251,12 @@ def receipt(
         "device": {"name": torch.cuda.get_device_name(config["device"]) if on_card else "cpu"},
         "versions": origin.library_versions | harness_versions() | {"python": origin.python_version},
         "config": dict(config)
-        | {"chat": list(CHAT), "source_sha256": origin.source_sha256, "dirty": origin.dirty},
+        | {
+            "model": Path(config["model"]).name,
+            "chat": list(CHAT),
+            "source_sha256": origin.source_sha256,
+            "dirty": origin.dirty,
+        },
         "figures": figures(rows),
         "raw": {"rows": {task: dict(row) for task, row in rows.items()}},
     }

@@ -325,3 +325,25 @@ def test_the_hubs_size_is_said_before_anything_is_downloaded(monkeypatch: pytest
     told: list[str] = []
     assert hub_revision(task_of("gsm8k"), told.append) == task_of("gsm8k").revision
     assert "3.00 MiB" in told[0]
+
+
+def test_data_of_the_hub_is_asked_for_at_its_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+    import pyarrow as pa
+
+    from sixgig.evaluate.harness_data import over_hub_data
+
+    asked: list[dict[str, Any]] = []
+
+    def load_dataset(**options: Any) -> Any:
+        asked.append(options)
+        table = pa.table({"question": ["What is 1 and 1?"], "answer": ["#### 2"]})
+        rows = datasets.Dataset(table, fingerprint="rows")
+        return {"train": rows, "test": rows}
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    over_hub_data("gsm8k", task_manager(), "c0ffee", tmp_path)
+    assert asked == [{"path": "openai/gsm8k", "name": "main", "revision": "c0ffee"}]
+    assert not task_manager().task_index["gsm8k"].yaml_path.is_relative_to(tmp_path)  # lm-eval's own again

@@ -152,7 +152,7 @@ def _evaluate_one(
         from lm_eval.evaluator import evaluate  # pyright: ignore[reportMissingImports]
 
         # What simple_evaluate adds to this call are facts of the machine, gathered by asking pip and git.
-        found = evaluate(
+        found: Any = evaluate(
             lm=model,
             task_dict=tasks,
             limit=options["limit"],

@@ -7,11 +7,13 @@ left out.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
-from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
-
 from ..load.loaded import LoadedModel
+
+# As Any, so that types are checked alike with the extra installed and without.
+HFLM: Any = import_module("lm_eval.models.huggingface").HFLM
 
 CPU_BATCH = 8
 

@@ -11,14 +11,16 @@ A Base alone needs nothing of this, nor does PEFT's adapter on it:
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]  an extra
-from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
-
 from ..layers.split_linear import set_alpha
 from ..load.artifact import is_base, open_base, open_split
+
+# An extra; as Any, so that types are checked alike with it installed and without.
+HFLM: Any = import_module("lm_eval.models.huggingface").HFLM
+register_model: Any = import_module("lm_eval.api.registry").register_model
 
 
 @register_model("sixgig")
