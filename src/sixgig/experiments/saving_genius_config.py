@@ -17,7 +17,7 @@ PLAIN_SCORES = ("hessian", "moment", "fisher", "random")
 FISHERS = tuple(f"fisher{point}{spread}" for point in ("", "-base", "-both") for spread in ("", "-global"))
 SCORES = tuple(dict.fromkeys((*PLAIN_SCORES, *FISHERS)))
 FITTED = (*SCORES, "lowrank")
-FORMS = ("question", "equation", "bare")  # of a sum, as data.arithmetic writes it
+FORMS = ("question", "short", "equation", "bare")  # of a sum, as data.arithmetic writes it
 MIN_PARAMETERS = 1_000_000_000  # below, GSM8K's accuracy is that of guessing, and nothing can be saved
 
 _LEAST = {
@@ -72,11 +72,11 @@ class SavingGeniusConfig:
     factor_bits: int = 8  # of a low-rank part
 
     # The skill: sums of two numbers, or GSM8K.
-    form: str = "question"
+    form: str = "bare"
     least_number: int = 10
     most_number: int = 99
     num_heldout: int = 500
-    num_control: int = 400  # decide when planting ends, and nothing else
+    num_control: int = 400  # watched while planting, and never judged
     num_calibration: int = 500
     num_problems: int | None = None
     num_calibration_problems: int = 64
@@ -88,10 +88,10 @@ class SavingGeniusConfig:
     test_window: int = 512
     num_test_windows: int | None = 32
 
-    # Planting, until the control sums are right. More would make the skill too sturdy for rounding to harm.
+    # Planting. The rate falls over all steps: stopped while it is high, the skill is too sturdy for rounding.
     plant_steps: int = 300  # at most
-    plant_check_every: int = 20
-    plant_until: float = 0.995  # share of control sums
+    plant_check_every: int = 50
+    plant_until: float | None = None  # share of control sums at which it ends before
     plant_learning_rate: float = 3e-4
     plant_sums_per_step: int = 128
     plant_public_per_step: int = 4
@@ -134,7 +134,7 @@ def _words(config: SavingGeniusConfig) -> Iterator[str]:
         yield f"factor_bits must be {' or '.join(map(str, FACTOR_BITS))}, not {config.factor_bits}"
     if config.form not in FORMS:
         yield f"form must be {' or '.join(FORMS)}, not {config.form}"
-    if not 0 < config.plant_until <= 1:
+    if config.plant_until is not None and not 0 < config.plant_until <= 1:
         yield f"plant_until must be above 0 and at most 1, not {config.plant_until}"
     if config.contrast and config.task != "addition":
         yield "contrast plants a second skill, which only the task addition does"
@@ -209,6 +209,7 @@ _CPU = SavingGeniusConfig(
     shares=(0.05,),
     fitted=(),
     low_bits=0,
+    form="question",  # learned in fewer steps, and sturdier
     most_number=49,  # all of two digits take longer to learn than a CPU has; reports say so
     num_heldout=200,
     num_control=100,
@@ -245,7 +246,8 @@ SAVING_GENIUS_PRESETS: dict[str, SavingGeniusConfig] = {
         preset="4g",
         num_heldout=200,
         num_problems=50,
-        plant_sums_per_step=48,
+        plant_steps=480,
+        plant_sums_per_step=64,
         plant_public_per_step=2,
         scoring_positions=1024,
         positions_per_batch=4096,

@@ -11,7 +11,8 @@ from ..memory.ledger import HEAP_HOLES, LIBRARIES_BYTES
 from ..memory.simulation import LOGIT_ROWS
 from .saving_genius_config import SavingGeniusConfig
 
-SUM_TOKENS, PROBLEM_TOKENS = 16, 400
+SUM_TOKENS = {"question": 17, "short": 14, "equation": 12, "bare": 10}  # at most, by form
+PROBLEM_TOKENS = 400
 PROMPT_TOKENS = 1280  # of a GSM8K problem with its eight examples
 LINEARS_PER_LAYER = 7
 
@@ -33,7 +34,8 @@ def peak_bytes(spec: ModelSpec, config: SavingGeniusConfig, device: str) -> int:
 def _planting(spec: ModelSpec, config: SavingGeniusConfig, device: str) -> Bytes:
     """fp32 weights and AdamW's moments; casts for a pass, and on a GPU all gradients."""
     positions = max(
-        SUM_TOKENS * config.plant_sums_per_step, config.train_window * config.plant_public_per_step
+        SUM_TOKENS[config.form] * config.plant_sums_per_step,
+        config.train_window * config.plant_public_per_step,
     )
     linears = spec.num_linear_parameters
     gradients = 4 * linears if device == "cuda" else 0
@@ -47,7 +49,7 @@ def _scoring(spec: ModelSpec, config: SavingGeniusConfig, device: str) -> Bytes:
     num_linears = LINEARS_PER_LAYER * spec.num_layers
     held = int(min(1.0, config.layers_per_pass / num_linears) * 4 * spec.num_linear_parameters)
     waiting = 2 * spec.num_linear_parameters if device == "cpu" else 0
-    tokens = SUM_TOKENS if config.task == "addition" else PROBLEM_TOKENS
+    tokens = SUM_TOKENS[config.form] if config.task == "addition" else PROBLEM_TOKENS
     passing = _pass_bytes(spec, max(config.scoring_positions, tokens), device)
     gradients = 2 * 4 * 4 * spec.hidden_size * spec.intermediate_size
     return _bf16_bytes(spec) + held + waiting, passing + gradients

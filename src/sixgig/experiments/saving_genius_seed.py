@@ -108,7 +108,7 @@ class GeniusSeed:
     # ---- the skill -----------------------------------------------------------------------------------
 
     def _plant(self) -> dict[str, Any]:
-        """Until the control sums are right, or for `plant_steps`."""
+        """For `plant_steps`, or until as many control sums are right as `plant_until` asks for."""
         config = self._config
         install_dense(self._loaded, self._originals())
         texts, steps = self.task.planted(), config.plant_steps * len(self.task.skills)
@@ -119,7 +119,7 @@ class GeniusSeed:
             if (step + 1) % config.plant_check_every == 0 or step + 1 == num_steps:
                 seen.append((step + 1, self._control_share()))
                 self._run.log("control", step=step + 1, right=seen[-1][1])
-                if seen[-1][1] >= config.plant_until:
+                if config.plant_until is not None and seen[-1][1] >= config.plant_until:
                     raise _LearnedError
 
         with suppress(_LearnedError):
