@@ -147,7 +147,7 @@ _GRID: dict[str, Any] = {
     "ways": WAYS,
     "sigmas_ortho": (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0),
     "sigmas_product": (0.5, 1.0, 2.0, 3.0, 4.5, 7.0, 10.0),
-    "sigmas_all": (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6),
+    "sigmas_all": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4),
     "alphas": (1.0, 0.85, 0.7, 0.55, 0.4, 0.25, 0.0),
 }
 
@@ -160,7 +160,7 @@ _CPU = from_kill_switch(
     | {
         "ways": ("ortho", "all"),
         "sigmas_ortho": (1.0, 2.0, 4.0),
-        "sigmas_all": (0.15, 0.3, 0.6),
+        "sigmas_all": (0.15, 0.25, 0.35),
         "alphas": (1.0, 0.0),
     },
     num_draws=2,
@@ -199,7 +199,7 @@ DUAL_DP_PRESETS: dict[str, DualDpConfig] = {
         _CPU,
         preset="tiny",
         sigmas_ortho=(1.0, 4.0),
-        sigmas_all=(0.2, 0.6),
+        sigmas_all=(0.15, 0.35),
         num_test_windows=4,
     ),
     "cpu": _CPU,
