@@ -26,7 +26,7 @@ from .dual_dp_pools import DualDpPools
 from .dual_dp_scores import DualDpScores
 from .dual_dp_seed import DualDpSeed
 from .dual_dp_verdicts import verdicts
-from .kill_switch import public_corpora
+from .kill_switch import MAX_PUBLIC_EPOCHS, public_corpora
 from .kill_switch_seed import SeedRun
 from .kill_switch_texts import Texts, tokenised
 from .progress import RunProgress
@@ -125,7 +125,9 @@ def _result(
         },
         scores=scorer.all({sieve: _mean_facts(seeds, sieve) for sieve in config.sieves}),
         verdicts=verdicts(pools),
-        warnings=list(dict.fromkeys([*run.notices, *_warnings(config, texts, run)])),
+        warnings=list(
+            dict.fromkeys([*run.notices, *_warnings(config, texts, run, seeds[0].public_epochs())])
+        ),
         curves=scorer.curves(),
     )
 
@@ -135,10 +137,15 @@ def _mean_facts(seeds: Sequence[SeedRun], sieve: str) -> dict[str, float]:
     return {key: sum(seed.facts[sieve][key] for seed in seeds) / len(seeds) for key in keys}
 
 
-def _warnings(config: DualDpConfig, texts: Texts, run: RunDirectory) -> Iterator[str]:
+def _warnings(config: DualDpConfig, texts: Texts, run: RunDirectory, public_epochs: float) -> Iterator[str]:
     yield NO_EPSILON
     yield from told_fallbacks(run)
     yield from texts.notes
+    if public_epochs > MAX_PUBLIC_EPOCHS:
+        yield (
+            f"planting showed the public text {public_epochs:.1f} times over, which over-trains the model: "
+            "perplexities compare the ways of this run with one another only"
+        )
     if any(corpus.synthetic for corpus in texts.corpora):
         yield (
             "public text is this package's own small corpora, not a benchmark: perplexities compare the arms "

@@ -34,7 +34,7 @@ def cost_of(curve: TradeOff, level: float) -> Cost | str:
     crossing = float(np.isfinite(nats_B).mean())
     if crossing < MIN_CROSSING:
         return (
-            f"only {crossing:.0%} of the resamples cross {level:g} bits: too few secrets, or too near an end"
+            f"only {crossing:.1%} of the resamples cross {level:g} bits: too few secrets, or too near an end"
         )
     return Cost(nats=nats, nats_B=nats_B)
 

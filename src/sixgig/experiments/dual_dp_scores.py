@@ -68,7 +68,8 @@ class DualDpScores:
     def _at_level(self, arm: str, curve: TradeOff, level: float) -> Score:
         name, cost = f"perplexity_at_{level:g}_bits", cost_of(curve, level)
         if isinstance(cost, str):
-            return _score(name, arm, None, None, "perplexity", note=cost)
+            # In few words, for a cell of a table; the verdicts say why.
+            return _score(name, arm, None, None, "perplexity", note="not crossed")
         found = perplexity(self._pools, cost)
         ends = (found.interval.low, found.interval.high)
         return _score(name, arm, None, found.value, "perplexity", *ends, n=found.n)
