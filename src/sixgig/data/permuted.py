@@ -23,7 +23,7 @@ import numpy as np
 
 from ..errors import InputError
 
-MIN_GROUP = 5  # records of one form; fewer are compared with those of the next
+MIN_GROUP = 3  # records of one form; fewer are compared with those of the next
 
 
 @dataclass(frozen=True, kw_only=True)
