@@ -17,11 +17,12 @@ class InputProjectionSieve:
 
     W does far more than remember, so what private inputs share with public ones must be spared: lambda stands
     far above wiener's, and a direction goes only where private inputs are lambda times as strong as public
-    ones. Source: this project's own, as `wiener`.
+    ones. eps bounds M itself: with wiener's, M outgrows W where both kinds of input are weak, and rounding
+    what is left destroys the model. Source: this project's own, as `wiener`.
     """
 
     noise_weight: float = 30.0
-    damping: float = 1e-4
+    damping: float = 0.1
 
     name: ClassVar[str] = "input-projection"
     claim: ClassVar[str] = "suppressed"
