@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from .chance import chance_bits
+from .could_see import SHARE_SEEN
 from .labels import ARM_NOTES, arm_label, format_value, sorted_arms
 from .schema import Result, Score, Verdict
+from .tables import verdict_unit
 
 QUESTIONS = {
     "kill-switch": "Secrets were planted in a language model, and its weights were then split into two "
@@ -133,7 +135,7 @@ def _findings(result: Result) -> list[str]:
     ]
     findings += [_hidden_not_removed(result)] if "hessian" not in subjects else []
     findings += [say(result) for say in _OTHERS.get(result.experiment, ())]
-    return [sentence for sentence in (*findings, _needed(result)) if sentence]
+    return [sentence for sentence in (*findings, _needed(result), _could_have_seen(result)) if sentence]
 
 
 def _known(score: Score | None) -> str | None:
@@ -226,6 +228,21 @@ def _needed(result: Result) -> str | None:
         return None
     what = "what is open" if len(sizes) == len(undecided) else "what a larger sample can"
     return f"To decide {what}, a sample of about {max(sizes):,} would do."
+
+
+def _could_have_seen(result: Result) -> str | None:
+    """What the sample of each verdict that counts would have shown; the table has those that do not."""
+    told = [
+        f"{item.criterion}, {format_value(item.visible_difference, '', verdict_unit(item))}"
+        for item in result.verdicts
+        if item.counts and item.visible_difference is not None
+    ]
+    if not told:
+        return None
+    return (
+        f"Smaller differences from the limit than these may be there unseen (a sample like this one shows "
+        f"these in {SHARE_SEEN} repetitions): {'; '.join(told)}."
+    )
 
 
 def synthetic_sources(provenance: Any, name: str = "") -> list[str]:
