@@ -17,7 +17,14 @@ from sixgig.evaluate.statistics import (
     visible_difference,
     visible_rate,
 )
-from sixgig.report.could_see import NO_INTERVAL, NOT_KEPT, NOT_MEASURED, why_unknown, with_visible_differences
+from sixgig.report.could_see import (
+    NO_INTERVAL,
+    NO_SPREAD,
+    NOT_KEPT,
+    NOT_MEASURED,
+    why_unknown,
+    with_visible_differences,
+)
 from sixgig.report.schema import Verdict
 
 NUM_SIMULATED = 4000
@@ -105,6 +112,7 @@ def verdict(threshold: str, value: float | None, low: float | None, high: float 
         (verdict("at most 2", 1.0, None, 1.5), 0.5 * 2.4865 / 1.64485),
         (verdict("at least 2", 3.0, 2.5, None), 0.5 * 2.4865 / 1.64485),
         (verdict("0 of 24 windows differ", 0.0, None, None), None),
+        (verdict("at most 1.05", 1.0, 1.0, 1.0), None),
         (verdict("missing: text", None, None, None), None),
     ],
 )
@@ -118,3 +126,4 @@ def test_without_it_the_reason_is_said() -> None:
     assert why_unknown(verdict("0 differ", 0.0, None, None)) == NO_INTERVAL
     assert why_unknown(verdict("missing: text", None, None, None)) == NOT_MEASURED
     assert why_unknown(verdict("at most 1", 0.5, 0.4, 0.6)) == NOT_KEPT
+    assert why_unknown(verdict("at most 1", 0.5, 0.5, 0.5)) == NO_SPREAD

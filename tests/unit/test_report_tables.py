@@ -211,3 +211,26 @@ def test_a_verdict_shows_what_it_could_have_seen_in_its_own_unit() -> None:
     assert "may be there unseen" in table.caption
     findings = tell(fake_result(verdicts=[shares, bits])).findings
     assert any("c, 10.2%; c, 0.610" in finding for finding in findings)
+
+
+@pytest.mark.parametrize("width", [60, 72, 80, 100])
+def test_on_a_narrow_terminal_the_last_column_is_whole(width: int) -> None:
+    """Six columns, one of them an interval that cannot be broken: Rich alone makes these too wide."""
+    verdicts = [
+        Verdict(
+            criterion="relearning brings back no more than it gives the reference",
+            arm="wiener",
+            threshold="within 0.75 bit (TOST, 90% interval)",
+            value=0.027,
+            low=-0.577,
+            high=0.654,
+            passed=None,
+            needed_n=60,
+            visible_difference=0.9301,
+        ),
+        Verdict(criterion="leakage rises", arm="wiener", threshold="no step", value=0.0, passed=True),
+    ]
+    printed = _printed(fake_result(verdicts=verdicts), width)
+    assert "0.930" in printed
+    assert "-0.577..0.654" in printed
+    assert max(map(len, printed.splitlines())) <= width

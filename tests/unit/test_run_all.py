@@ -342,7 +342,7 @@ def real(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_verdict_with_an_interval_says_what_it_could_have_seen(real: Path) -> None:
     for part in RunSet.read(real).parts:
         for verdict in Result.read(real / str(part.folder) / "result.json").verdicts:
-            has_interval = verdict.value is not None and (verdict.low, verdict.high) != (None, None)
+            has_interval = verdict.value is not None and verdict.low != verdict.high
             assert (verdict.visible_difference is not None) == has_interval, verdict.criterion
 
 

@@ -168,10 +168,10 @@ def show_set(found: RunSet, folder: Path) -> None:
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(summary_table(found).to_rich())
     console.print(visible(headline(found)), markup=False, highlight=False)
-    for part in found.failures_first:
-        for item in part.failed:
-            line = f"failed: {part.experiment}: {item.criterion}"
-            console.print(visible(line), markup=False, highlight=False)
+    lines = [f"failed: {part.experiment}: {item.criterion}" for part in found.parts for item in part.failed]
+    lines += [f"{part.status}: {part.experiment}: {part.reason}" for part in found.parts if part.reason]
+    for line in lines:
+        console.print(visible(line), markup=False, highlight=False)
     console.print(f"page: {folder / PAGE}", markup=False, highlight=False, soft_wrap=True)
 
 

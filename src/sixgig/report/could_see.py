@@ -19,6 +19,7 @@ SHARE_SEEN = "8 of 10"  # evaluate.statistics.power.POWER, in words
 # Why a verdict does not say what it could have seen.
 NOT_MEASURED = "not measured"
 NO_INTERVAL = "no interval"  # the value alone decides
+NO_SPREAD = "no spread"  # the sample's units are all alike, which says nothing of those not in it
 NOT_KEPT = "not kept"  # by the version that ran it
 
 
@@ -32,9 +33,9 @@ def with_visible_differences(result: Result) -> Result:
 
 def could_see(verdict: Verdict) -> float | None:
     """The smallest true difference from the limit (of a bound on a rate: the smallest rate) that this sample
-    shows with 80% probability at 5%; None where the verdict rests on no interval."""
+    shows with 80% probability at 5%; None where the verdict rests on no interval, or on one of no width."""
     value, low, high = verdict.value, verdict.low, verdict.high
-    if value is None or (low is None and high is None):
+    if value is None or (low is None and high is None) or low == high:
         return None
     if high is not None and (low is None or _UPPER_BOUND.search(verdict.threshold)):
         trials = trials_of_upper_bound(value, high)
@@ -55,4 +56,6 @@ def why_unknown(verdict: Verdict) -> str:
         return ""
     if verdict.value is None:
         return NOT_MEASURED
-    return NO_INTERVAL if verdict.low is None and verdict.high is None else NOT_KEPT
+    if verdict.low is None and verdict.high is None:
+        return NO_INTERVAL
+    return NO_SPREAD if verdict.low == verdict.high else NOT_KEPT

@@ -33,6 +33,7 @@ def render(found: RunSet) -> str:
         found=found,
         parts=found.failures_first,
         headline=headline(found),
+        begun=begun(found),
         tone=_tone(found),
         table=summary_table(found),
         failed=[(part, _told(item)) for part in found.failures_first for item in part.failed],
@@ -41,6 +42,12 @@ def render(found: RunSet) -> str:
         status_words=STATUS_WORDS,
         blocks=json.dumps(found.blocks, indent=2, ensure_ascii=False) if found.blocks else "",
     )
+
+
+def begun(found: RunSet) -> str:
+    """ "20270102-030405" as people write it: "2027-01-02 03:04"."""
+    day, _, clock = found.started.partition("-")
+    return f"{day[:4]}-{day[4:6]}-{day[6:]} {clock[:2]}:{clock[2:4]}"
 
 
 def headline(found: RunSet) -> str:
@@ -74,11 +81,10 @@ def summary_table(found: RunSet) -> Table:
 
 def _row(part: Part) -> tuple[Cell, ...]:
     if part.status != "complete":
-        detail = part.reason.splitlines()[0] if part.reason else ""
         tone = "unknown" if part.status in ("waiting", "begun") else "bad"
         dash = Cell(text="-")
         word = STATUS_WORDS[part.status] if part.status == "waiting" else part.status
-        status = Cell(text=word, detail=detail, tone=tone)
+        status = Cell(text=word, tone=tone)
         return Cell(text=part.experiment), status, *(dash,) * 6
     assert part.answer is not None
     tones = {"yes": "good", "no": "bad", "cannot tell": "unknown"}
@@ -88,7 +94,7 @@ def _row(part: Part) -> tuple[Cell, ...]:
         Cell(text=str(part.num_met)),
         Cell(text=str(part.num_failed), tone="bad" if part.num_failed else ""),
         Cell(text=str(part.num_undecided), tone="unknown" if part.num_undecided else ""),
-        Cell(text="-" if part.seconds is None else format_seconds(part.seconds)),
+        Cell(text="-" if part.seconds is None else format_seconds(part.seconds).replace(" ", "\u00a0")),
         Cell(text="-" if part.measured_peak_bytes is None else format_bytes(part.measured_peak_bytes)),
         Cell(text=str(len(part.warnings))),
     )

@@ -232,16 +232,19 @@ def _needed(result: Result) -> str | None:
 
 def _could_have_seen(result: Result) -> str | None:
     """What the sample of each verdict that counts would have shown; the table has those that do not."""
+    known = [item for item in result.verdicts if item.counts and item.visible_difference is not None]
+    known.sort(key=lambda item: item.passed is not None)  # what is open first
     told = [
         f"{item.criterion}, {format_value(item.visible_difference, '', verdict_unit(item))}"
-        for item in result.verdicts
-        if item.counts and item.visible_difference is not None
+        for item in known[:3]
+        if item.visible_difference is not None
     ]
     if not told:
         return None
+    rest = f"; and {len(known) - 3} more in the table below" if len(known) > 3 else ""
     return (
-        f"Smaller differences from the limit than these may be there unseen (a sample like this one shows "
-        f"these in {SHARE_SEEN} repetitions): {'; '.join(told)}."
+        "Smaller differences from the limit than these may be there unseen (a sample like this one shows "
+        f"these in {SHARE_SEEN} repetitions): {'; '.join(told)}{rest}."
     )
 
 
