@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..errors import IntegrityError
 from ..files import read_json, write_json
 from .schema import Result, Verdict
-from .story import tell
+from .story import Answer, tell
 
 SCHEMA = "sixgig.all/1"
 FILE_NAME = "all.json"
@@ -54,7 +54,7 @@ class Part(_Record):
     folder: str | None = None
     reason: str = ""
     exit_status: int | None = None
-    answer: Literal["yes", "no", "cannot tell"] | None = None
+    answer: Answer | None = None
     headline: str = ""
     num_met: int = Field(default=0, ge=0)
     num_failed: int = Field(default=0, ge=0)

@@ -16,7 +16,7 @@ from ..units import format_bytes, format_seconds
 from .html import environment
 from .labels import arm_label, number
 from .run_set import STATUS_WORDS, Criterion, Part, RunSet
-from .table import Cell, Table
+from .table import Cell, Table, Tone
 
 PAGE = "report.html"
 
@@ -87,7 +87,7 @@ def _row(part: Part) -> tuple[Cell, ...]:
         status = Cell(text=word, tone=tone)
         return Cell(text=part.experiment), status, *(dash,) * 6
     assert part.answer is not None
-    tones = {"yes": "good", "no": "bad", "cannot tell": "unknown"}
+    tones: dict[str, Tone] = {"yes": "good", "no": "bad", "cannot tell": "unknown"}
     return (
         Cell(text=part.experiment),
         Cell(text=part.answer, tone=tones[part.answer]),

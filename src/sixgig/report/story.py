@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from .chance import chance_bits
 from .could_see import SHARE_SEEN
@@ -63,12 +63,16 @@ GLOSSARY = {
 }
 
 
+Answer = Literal["yes", "no", "cannot tell"]
+_ANSWERS: dict[bool | None, Answer] = {True: "yes", False: "no", None: "cannot tell"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Story:
     """`answer` is "yes", "no" or "cannot tell"; `headline` begins with it; `findings` are whole sentences."""
 
     question: str
-    answer: str
+    answer: Answer
     headline: str
     findings: tuple[str, ...]
     arm_notes: tuple[tuple[str, str], ...]
@@ -76,7 +80,7 @@ class Story:
 
 def tell(result: Result) -> Story:
     """The story of a result, of any experiment."""
-    answer = {True: "yes", False: "no", None: "cannot tell"}[result.passed]
+    answer = _ANSWERS[result.passed]
     standard = f"The experiment {result.experiment}, against the criteria below."
     return Story(
         question=QUESTIONS.get(result.experiment, standard),
