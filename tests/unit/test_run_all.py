@@ -280,7 +280,7 @@ def test_a_refusal_and_a_failure_leave_the_others_and_are_listed_with_their_reas
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse(monkeypatch, "performance")
-    work = Work({"kill-switch": Outcome(status=3, reason="an invented lack of memory")})
+    work = Work({"kill-switch": Outcome(status=3, reason="an invented lack of memory", trace="line 7")})
     found, folder = finished(tiny, tmp_path / "runs", work)
     assert work.asked == [("kill-switch", False), ("null-test", False)]
     by_name = {part.experiment: part for part in found.parts}
@@ -288,6 +288,7 @@ def test_a_refusal_and_a_failure_leave_the_others_and_are_listed_with_their_reas
     assert by_name["performance"].status == "refused"
     assert by_name["null-test"].status == "complete"
     assert found.exit_status == 1
+    assert (folder / "error-kill-switch.txt").read_text() == "line 7"
     page = (folder / "report.html").read_text()
     assert "an invented lack of memory" in page
     assert "an invented reason" in page
@@ -400,6 +401,19 @@ def test_a_child_process_comes_to_the_same_scores_and_says_what_went_wrong(
     assert outcome.status == 2
     assert "absent" in outcome.reason
     assert "defect" not in outcome.reason
+
+
+def test_what_nobody_meant_to_happen_leaves_its_traceback(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any, **more: Any) -> Any:
+        raise ZeroDivisionError("invented")
+
+    monkeypatch.setattr("sixgig.experiments.one_in_child.run", broken)
+    outcome = run_here(request_for(tiny, tmp_path), explain)
+    assert outcome.status == 2
+    assert "defect in sixgig" in outcome.reason
+    assert "ZeroDivisionError: invented" in outcome.trace
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no kill -9 here")

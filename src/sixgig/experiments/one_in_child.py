@@ -11,11 +11,13 @@ import multiprocessing
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+from ..errors import SixgigError
 from .run import Request, run
 
 SECONDS_TO_END = 10.0  # that an interrupted process gets to put its terminal in order
@@ -26,10 +28,14 @@ Explain = Callable[[Exception], tuple[int, str]]  # exit status and message; mus
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How an experiment's process ended: 0, or the exit status of what it said in `reason`."""
+    """How an experiment's process ended: 0, or the exit status of what it said in `reason`.
+
+    `trace` is the traceback of what nobody meant to happen, "" for errors that are meant for people.
+    """
 
     status: int
     reason: str = ""
+    trace: str = ""
 
 
 def run_in_child(request: Request, explain: Explain) -> Outcome:
@@ -61,7 +67,8 @@ def run_here(request: Request, explain: Explain) -> Outcome:
         return Outcome(status=INTERRUPTED, reason="interrupted")
     except Exception as error:
         status, message = explain(error)
-        return Outcome(status=status, reason=message)
+        trace = "" if isinstance(error, SixgigError) else traceback.format_exc()
+        return Outcome(status=status, reason=message, trace=trace)
     return Outcome(status=0)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..data.corpora import data_dir_from_environment
 from ..errors import DoesNotFitError, InputError, NotAvailableError, SixgigError
-from ..files import write_json
+from ..files import write_json, write_text
 from ..report.run_set import Part, RunSet, joined_blocks, part_of_result
 from ..report.schema import Result
 from ..report.store import RunDirectory
@@ -173,6 +173,10 @@ class _Together:
         self._directory.log("end", experiment=name, status=outcome.status)
         if outcome.status:
             self._announce(f"{name} did not end well: {outcome.reason}")
+        if outcome.trace:
+            path = self._directory.path / f"error-{name}.txt"
+            write_text(path, outcome.trace)
+            self._announce(f"its traceback is in {path}")
         self.write()
 
     def write(self) -> None:
