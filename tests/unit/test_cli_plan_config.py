@@ -116,39 +116,3 @@ def test_without_model_and_file_nothing_is_planned(write: Any, capsys: pytest.Ca
     assert "--config FILE.json" in capsys.readouterr().err
     assert run(["plan", "--config", "absent.json"]) == 2
     assert "absent.json" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--experiment", "1"], "--experiment -> sixgig run kill-switch"),
-        (["--experiment=2"], "--experiment -> sixgig run null-test"),
-        (["--experiment=3"], "--experiment -> sixgig run saving-genius"),
-        (["--experiment=4"], "--experiment -> sixgig run performance"),
-        (["--experiment", "9"], "one of: kill-switch"),
-        (["--experiment"], "one of: kill-switch"),
-        (["kill-switch", "--cache-dir", "/c"], "SIXGIG_CACHE to /c"),
-        (["kill-switch", "--quantization-bits", "8"], "-s bits=8"),
-        (["kill-switch", "--quantization-bits=4"], "performance -s bitsandbytes_bits=4"),
-        (["kill-switch", "--quantization-bits", "4"], "chat MODEL --quantization-bits 4"),
-        (["kill-switch", "--no-quantization"], "chat MODEL --no-quantization"),
-        (["kill-switch", "--no-quantization"], "the unquantised model is measured in every run"),
-        (["kill-switch", "--num_seeds=10"], "--seeds 10"),
-        (["kill-switch", "--output_dir", "results"], "--out results"),
-    ],
-)
-def test_an_old_flag_is_refused_with_the_new_one(
-    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["run", *arguments]) == 2
-    captured = capsys.readouterr()
-    assert words in captured.err
-    assert captured.out == ""
-
-
-def test_all_old_flags_are_named_together_and_only_at_run(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["run", "--experiment", "1", "--num_seeds", "3", "--output_dir", "o"]) == 2
-    shown = capsys.readouterr().err
-    assert all(words in shown for words in ("sixgig run kill-switch", "--seeds 3", "--out o"))
-    assert run(["plan", "llama-3-8b", "--num_seeds", "3"]) == 2
-    assert "--seeds 3" not in capsys.readouterr().err

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import fields
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from sixgig.errors import UnknownNameError
 from sixgig.evaluate.statistics import clopper_pearson_sample_size
 from sixgig.experiments.kill_switch_config import ATTACKS, KillSwitchConfig
 from sixgig.experiments.kill_switch_verdicts import MAX_EXTRACTION
+from sixgig.experiments.known import EXPERIMENTS
 from sixgig.experiments.presets import PRESETS, preset
 from sixgig.experiments.setting_checks import quantize_config
 from sixgig.transform.sieve import SIEVES, make_sieve
@@ -99,3 +102,37 @@ def test_an_unknown_preset_comes_with_the_nearest_names() -> None:
     with pytest.raises(UnknownNameError) as caught:
         preset("tinny")
     assert caught.value.suggestions == ["tiny"]
+
+
+# ---- the earlier projects' sizes ---------------------------------------------------------------------
+
+# Canaries, texts and problems that their experiments used on a card of 6 GB and on a large one.
+SMALL, LARGE = {"canaries": 20, "texts": 50, "problems": 50}, {"canaries": 50, "texts": 100, "problems": 100}
+LEAST = {"4g": SMALL, "6g": SMALL, "8g": LARGE, "full": LARGE}
+TEXTS = ("num_windows", "num_test_windows", "num_texts")
+PROBLEMS = ("num_mmlu", "num_problems", "num_questions", "num_items")
+COUNTS_NONE = ("performance",)  # it times rounds
+
+
+def sizes_of(config: Any) -> dict[str, float]:
+    """What a preset uses of each kind; None in the settings is all there is. Without that kind no entry."""
+    names = {field.name for field in fields(config)}
+
+    def least(keys: tuple[str, ...]) -> dict[str, float]:
+        found = [getattr(config, key) for key in keys if key in names]
+        return {"": min(math.inf if count is None else count for count in found)} if found else {}
+
+    sizes = {kind: least(keys).get("") for kind, keys in (("texts", TEXTS), ("problems", PROBLEMS))}
+    if "num_decoys" in names:  # its held-out items are canaries
+        sizes["canaries"] = config.num_calibration + config.num_heldout
+    elif "num_heldout" in names:
+        sizes["problems"] = min(config.num_heldout, sizes["problems"] or math.inf)
+    return {kind: count for kind, count in sizes.items() if count is not None}
+
+
+@pytest.mark.parametrize("name", LEAST)
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_presets_of_cards_have_the_earlier_projects_sizes(experiment: str, name: str) -> None:
+    sizes = sizes_of(EXPERIMENTS[experiment].presets[name])
+    assert bool(sizes) != (experiment in COUNTS_NONE), "say above which settings hold its sample"
+    assert all(count >= LEAST[name][kind] for kind, count in sizes.items()), sizes

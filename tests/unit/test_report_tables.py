@@ -8,6 +8,7 @@ from rich.console import Console
 
 from sixgig.report.labels import format_interval, format_value, sorted_arms, visible
 from sixgig.report.schema import Result, Verdict
+from sixgig.report.story import tell
 from sixgig.report.table import Cell, Table
 from sixgig.report.tables import (
     attack_table,
@@ -127,7 +128,7 @@ def test_only_a_threshold_in_per_cent_turns_the_measure_to_per_cent(threshold: s
     verdict = Verdict(criterion="c", arm="a", threshold=threshold, value=0.02, passed=True)
     table = verdict_table(fake_result(verdicts=[verdict]))
     assert table is not None
-    assert table.rows[0][-1].text == shown
+    assert table.rows[0][-2].text == shown
 
 
 def test_a_verdict_without_a_size_does_not_invent_one() -> None:
@@ -140,7 +141,7 @@ def test_what_was_not_measured_is_not_called_too_small() -> None:
     assert verdict_mark(verdict) == Cell(text="not measured", tone="unknown")
     table = verdict_table(fake_result(verdicts=[verdict]))
     assert table is not None
-    assert [cell.text for cell in table.rows[0]][-2:] == ["at most 1; missing: x", "-"]
+    assert [cell.text for cell in table.rows[0]][-3:] == ["at most 1; missing: x", "-", "not measured"]
 
 
 def test_a_terminal_of_80_columns_breaks_no_number() -> None:
@@ -188,3 +189,48 @@ def test_known_arms_come_in_their_own_order_and_others_after() -> None:
 
 def test_invisible_characters_are_spelled_out_and_letters_are_not() -> None:
     assert visible("a\x1b\u202eb\n秘密 é\t") == "a\\x1b\\u202eb\n秘密 é\t"
+
+
+def test_a_verdict_shows_what_it_could_have_seen_in_its_own_unit() -> None:
+    shares = Verdict(
+        criterion="c",
+        arm="a",
+        threshold="at most 1.5%",
+        value=0.0,
+        high=0.18,
+        passed=None,
+        visible_difference=0.102,
+    )
+    bits = Verdict(
+        criterion="c", arm="a", threshold="0.5 bit", value=0.0, passed=True, visible_difference=0.61
+    )
+    table = verdict_table(fake_result(verdicts=[shares, bits]))
+    assert table is not None
+    assert table.columns[-1] == "Could have seen"
+    assert [row[-1].text for row in table.rows] == ["10.2%", "0.610"]
+    assert "may be there unseen" in table.caption
+    findings = tell(fake_result(verdicts=[shares, bits])).findings
+    assert any("c, 10.2%; c, 0.610" in finding for finding in findings)
+
+
+@pytest.mark.parametrize("width", [60, 72, 80, 100])
+def test_on_a_narrow_terminal_the_last_column_is_whole(width: int) -> None:
+    """Six columns, one of them an interval that cannot be broken: Rich alone makes these too wide."""
+    verdicts = [
+        Verdict(
+            criterion="relearning brings back no more than it gives the reference",
+            arm="wiener",
+            threshold="within 0.75 bit (TOST, 90% interval)",
+            value=0.027,
+            low=-0.577,
+            high=0.654,
+            passed=None,
+            needed_n=60,
+            visible_difference=0.9301,
+        ),
+        Verdict(criterion="leakage rises", arm="wiener", threshold="no step", value=0.0, passed=True),
+    ]
+    printed = _printed(fake_result(verdicts=verdicts), width)
+    assert "0.930" in printed
+    assert "-0.577..0.654" in printed
+    assert max(map(len, printed.splitlines())) <= width

@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 from .. import __version__
 from ..errors import OutOfSpaceError, SixgigError, UnknownNameError
 from ..memory.out_of_memory import is_out_of_memory
-from .old_flags import refuse_old_flags
+from .old_flags import translated
 from .verbs import VERBS, Verb
 
 
@@ -104,10 +104,9 @@ def run(arguments: Sequence[str]) -> int:
     # --debug is taken out here, so that it works before and after the verb.
     debug = "--debug" in arguments
     try:
-        refuse_old_flags(arguments)
-        typer.main.get_command(app).main(
-            args=[argument for argument in arguments if argument != "--debug"], prog_name="sixgig"
-        )
+        words = [argument for argument in arguments if argument != "--debug"]
+        words = translated(words, _options_of_run, lambda message: print(message, file=sys.stderr))
+        typer.main.get_command(app).main(args=words, prog_name="sixgig")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
     except KeyboardInterrupt:
@@ -121,6 +120,13 @@ def run(arguments: Sequence[str]) -> int:
             print(f"error: {message}", file=sys.stderr)
         return status
     return 0
+
+
+def _options_of_run() -> set[str]:
+    """The options of `sixgig run` that a value follows."""
+    verb = next(verb for verb in VERBS if verb.name == "run")
+    options = (part for part in _command(verb).params if not getattr(part, "is_flag", True))
+    return {word for part in options for word in part.opts if word.startswith("-")}
 
 
 def explain(error: Exception) -> tuple[int, str]:

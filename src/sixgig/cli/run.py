@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -11,11 +12,15 @@ import yaml
 from ..errors import InputError
 from ..experiments.run import EXPERIMENTS, Finished, Request, prepare
 from ..experiments.run import run as run_experiment
+from ..experiments.run_all import ALL, plan_all, run_all
 from ..experiments.settings import as_plain, parse_words
 from ..files import read_text
 from ..hardware import probe
 from ..units import format_bytes
 from .common import Json, chosen_card, print_json, say
+
+if TYPE_CHECKING:
+    from ..report.run_set import RunSet
 
 EXAMPLES = (
     "sixgig run kill-switch",
@@ -25,11 +30,13 @@ EXAMPLES = (
     "sixgig run kill-switch --vram 6GiB",
     "sixgig run kill-switch --resume",
     "sixgig run kill-switch --dry-run --json",
+    "sixgig run all --preset cpu -s seeds=1 -s kill-switch.bits=3",
+    "sixgig run all --resume",
 )
 
 
 def run(
-    experiment: Annotated[str, typer.Argument(help=f"One of: {', '.join(EXPERIMENTS)}.")],
+    experiment: Annotated[str, typer.Argument(help=f"One of: {', '.join(EXPERIMENTS)}; or all.")],
     preset: Annotated[
         str | None,
         typer.Option(
@@ -48,7 +55,10 @@ def run(
         typer.Option("--vram", help="Take no more of the GPU than this, or than this card has, as in 6GiB."),
     ] = None,
     setting: Annotated[
-        list[str] | None, typer.Option("--set", "-s", help="key=value; may be given many times.")
+        list[str] | None,
+        typer.Option(
+            "--set", "-s", help="key=value; may be given many times. With all: kill-switch.key=value for one."
+        ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="A YAML file of settings, such as a run's config.yaml.")
@@ -57,6 +67,10 @@ def run(
         Path | None, typer.Option("--data-dir", help="Benchmark files. Default: SIXGIG_DATA, else own text.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Where run directories go.")] = Path("runs"),
+    cache_dir: Annotated[
+        Path | None,
+        typer.Option("--cache-dir", help="Where models lie. Default: SIXGIG_CACHE, else the user's."),
+    ] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", help="How many seeds: 0, 1, ...")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest run in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything; load nothing.")] = False,
@@ -78,9 +92,13 @@ def run(
         data_dir=data_dir,
         out=out,
         resume=resume,
+        cache_dir=cache_dir,
         quiet=json,
         vram_bytes=_vram_bytes(vram),
     )
+    if experiment == ALL:
+        _run_all(request, dry_run=dry_run, json=json)
+        return
     if dry_run:
         _show_plan(request, json)
         return
@@ -127,6 +145,57 @@ def _show_plan(request: Request, json: bool) -> None:
         return
     print(yaml.safe_dump(value["config"], sort_keys=False), end="")
     say(f"on {prepared.device}, about {format_bytes(prepared.plan['peak_bytes'])}; nothing was loaded")
+
+
+def _run_all(request: Request, *, dry_run: bool, json: bool) -> None:
+    if dry_run:
+        _show_plans(request, json)
+        return
+    from .main import explain  # not above: main imports every verb's module only when it is called
+
+    found, folder = run_all(request, explain=explain, announce=say)
+    if json:
+        print_json({"folder": str(folder), "summary": found.to_json_value()})
+    else:
+        show_set(found, folder)
+    if found.exit_status:
+        raise typer.Exit(found.exit_status)
+
+
+def show_set(found: RunSet, folder: Path) -> None:
+    """The set's table, its answer in a sentence, and where its page is."""
+    from rich.console import Console
+
+    from ..report.labels import visible
+    from ..report.run_set_page import PAGE, headline, summary_table
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(summary_table(found).to_rich())
+    console.print(visible(headline(found)), markup=False, highlight=False)
+    lines = [f"failed: {part.experiment}: {item.criterion}" for part in found.parts for item in part.failed]
+    lines += [f"{part.status}: {part.experiment}: {part.reason}" for part in found.parts if part.reason]
+    for line in lines:
+        console.print(visible(line), markup=False, highlight=False)
+    console.print(f"page: {folder / PAGE}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_plans(request: Request, json: bool) -> None:
+    parts = plan_all(request)
+    if json:
+        print_json({"experiment": ALL, "experiments": [part.to_json_value() for part in parts]})
+        for part in parts:
+            if part.refusal is not None:
+                say(part.in_words())
+    else:
+        sections = {part.name: as_plain(part.config) for part in parts}
+        print(yaml.safe_dump(sections, sort_keys=False), end="")
+        for part in parts:
+            for note in part.prepared.notes if part.prepared else ():
+                say(f"{part.name}: {note}")
+            say(part.in_words())
+        say("nothing was loaded")
+    if any(part.refusal is not None for part in parts):
+        raise typer.Exit(1)
 
 
 def _from_file(path: Path) -> dict[str, Any]:

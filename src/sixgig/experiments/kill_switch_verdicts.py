@@ -290,7 +290,9 @@ def _must_fail(scorer: Scorer, arm: str) -> Verdict:
     judge = _Judge(scorer, arm)
     gap = judge.score("exposure_gap", 0.0)
     criterion = "a null leaves the secrets exposed"
-    threshold = f"held-out exposure above the controls' by more than {EXPOSURE_MARGIN_BITS} bit"
+    threshold = (
+        f"held-out exposure above the controls' by more than {EXPOSURE_MARGIN_BITS} bit (90% interval)"
+    )
     if gap is None or gap.low is None or gap.high is None or gap.value is None:
         return judge.not_measured(
             criterion, threshold, missing=f"a sieve that is a null: {', '.join(NULL_SIEVES)}"

@@ -79,9 +79,9 @@ class NullTestConfig:
 _CPU = NullTestConfig(
     preset="cpu",
     window_tokens=512,
-    num_windows=24,
-    num_mmlu=57,
-    num_mmlu_subjects=19,
+    num_windows=12,
+    num_mmlu=24,
+    num_mmlu_subjects=6,
     num_calibration_windows=6,
     fit_steps=16,
     fit_windows_per_step=1,

@@ -119,7 +119,7 @@ PRESETS: dict[str, KillSwitchConfig] = {
     "cpu": _CPU,
     "4g": replace(_SMALL_CARD, preset="4g", positions_per_batch=4096),
     "6g": replace(_SMALL_CARD, preset="6g"),
-    "8g": replace(_SMALL_CARD, preset="8g", seeds=(0, 1, 2), positions_per_batch=16384),
+    "8g": replace(_SMALL_CARD, preset="8g", seeds=(0, 1, 2), positions_per_batch=16384, num_test_windows=100),
     "full": _FULL,
     "compare": replace(_COMPARE, preset="compare"),
 }

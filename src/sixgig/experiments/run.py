@@ -19,6 +19,7 @@ from ..hardware import Hardware, choose_preset, keep_few_kernels, probe
 from ..load.fetch import find_model, model_folder
 from ..memory import outside, usable_ram_bytes
 from ..provenance import provenance
+from ..report.could_see import with_visible_differences
 from ..report.schema import Result
 from ..report.store import RunDirectory
 from ..units import format_bytes
@@ -191,6 +192,7 @@ def run(request: Request, announce: Callable[[str], None] = lambda message: None
                 budget_bytes=request.vram_bytes,
                 problem=governor.problem,
             )
+            result = with_visible_differences(result)
             directory.finish(result, samples)
         return Finished(result=result, folder=directory.path, report=write_report(result, directory.path))
 

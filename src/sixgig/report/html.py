@@ -79,7 +79,12 @@ def write_report(result: Result, folder: Path) -> Path:
 
 @functools.cache
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
+    return environment().get_template("template.html.j2")
+
+
+def environment() -> jinja2.Environment:
+    """What every page's template is read with: everything escaped, nothing left undefined."""
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("sixgig.report", package_path=""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -87,7 +92,6 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("template.html.j2")
 
 
 def _finalize(value: Any) -> Any:

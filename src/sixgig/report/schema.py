@@ -89,6 +89,8 @@ class Verdict(_Record):
     `counts` False marks a verdict shown for comparison only (a null sieve's, say): it does not decide the
     answer of the run. `threshold` is the criterion in words and numbers, fixed before the run; where it
     says "at most" or "at least" so many per cent, `value`, `low` and `high` are still shares (0.015 is 1.5%).
+    `visible_difference` is the smallest true difference from the limit that the sample would have shown with
+    80% probability at 5% (`could_see.py` fills it in); None without interval, and in earlier versions' files.
     """
 
     criterion: str
@@ -103,6 +105,7 @@ class Verdict(_Record):
     needed_n: int | None = None
     note: str = ""
     counts: bool = True
+    visible_difference: float | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from .audit_words import audit_words, not_shown
 from .chance import chance_bits
+from .could_see import SHARE_SEEN
 from .labels import ARM_NOTES, arm_label, format_value, sorted_arms
 from .schema import Result, Score, Verdict
+from .tables import verdict_unit
 
 QUESTIONS = {
     "kill-switch": "Secrets were planted in a language model, and its weights were then split into two "
@@ -78,6 +80,8 @@ GLOSSARY = {
 }
 
 
+Answer = Literal["yes", "no", "cannot tell", "measured"]
+_ANSWERS: dict[bool | None, Answer] = {True: "yes", False: "no", None: "cannot tell"}
 _MEASURES_ALONE = ("eval",)  # what sets no criteria, and so has no answer
 
 
@@ -87,7 +91,7 @@ class Story:
     whole sentences."""
 
     question: str
-    answer: str
+    answer: Answer
     headline: str
     findings: tuple[str, ...]
     arm_notes: tuple[tuple[str, str], ...]
@@ -95,7 +99,7 @@ class Story:
 
 def tell(result: Result) -> Story:
     """The story of a result, of any experiment."""
-    answer = {True: "yes", False: "no", None: "cannot tell"}[result.passed]
+    answer = _ANSWERS[result.passed]
     if result.experiment in _MEASURES_ALONE and result.status == "complete":
         answer = "measured"
     standard = f"The experiment {result.experiment}, against the criteria below."
@@ -158,7 +162,7 @@ def _findings(result: Result) -> list[str]:
     ]
     findings += [_hidden_not_removed(result)] if "hessian" not in subjects else []
     findings += [say(result) for say in _OTHERS.get(result.experiment, ())]
-    return [sentence for sentence in (*findings, _needed(result)) if sentence]
+    return [sentence for sentence in (*findings, _needed(result), _could_have_seen(result)) if sentence]
 
 
 def _known(score: Score | None) -> str | None:
@@ -291,6 +295,24 @@ def _needed(result: Result) -> str | None:
         return None
     what = "what is open" if len(sizes) == len(undecided) else "what a larger sample can"
     return f"To decide {what}, a sample of about {max(sizes):,} would do."
+
+
+def _could_have_seen(result: Result) -> str | None:
+    """What the sample of each verdict that counts would have shown; the table has those that do not."""
+    known = [item for item in result.verdicts if item.counts and item.visible_difference is not None]
+    known.sort(key=lambda item: item.passed is not None)  # what is open first
+    told = [
+        f"{item.criterion}, {format_value(item.visible_difference, '', verdict_unit(item))}"
+        for item in known[:3]
+        if item.visible_difference is not None
+    ]
+    if not told:
+        return None
+    rest = f"; and {len(known) - 3} more in the table below" if len(known) > 3 else ""
+    return (
+        "Smaller differences from the limit than these may be there unseen (a sample like this one shows "
+        f"these in {SHARE_SEEN} repetitions): {'; '.join(told)}{rest}."
+    )
 
 
 def synthetic_sources(provenance: Any, name: str = "") -> list[str]:

@@ -55,8 +55,12 @@ class Table:
             # Where the terminal is narrow, words give way and numbers stay whole; of more columns than
             # that Rich would cut the last ones off.
             whole = place >= self.num_labels and len(self.columns) <= 8
-            width = _longest_word(row[place] for row in self.rows) if whole else 0
-            table.add_column(Text(header), justify=justify, overflow="fold", min_width=width)
+            cells = [row[place] for row in self.rows]
+            width = _longest_word(cells) if whole else 0
+            # Rich shrinks all columns alike and only then minds `min_width`, so that the table grows too wide
+            # and is cut; a column that cannot be broken anyway is therefore kept out of it.
+            fixed = whole and _has_no_blank(header, cells)
+            table.add_column(Text(header), justify=justify, overflow="fold", min_width=width, no_wrap=fixed)
         for row in self.rows:
             table.add_row(*(_rich_text(cell) for cell in row))
         return table
@@ -72,6 +76,11 @@ class Table:
 def _longest_word(cells: Iterable[Cell]) -> int:
     words = [word for cell in cells for word in _rich_text(cell).plain.split()]
     return max(map(len, words), default=0)
+
+
+def _has_no_blank(header: str, cells: Iterable[Cell]) -> bool:
+    lines = [header, *(line for cell in cells for line in _rich_text(cell).plain.splitlines())]
+    return all(len(line.split()) <= 1 for line in lines)
 
 
 def _rich_text(cell: Cell) -> Text:

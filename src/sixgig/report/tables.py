@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from .arm_tables import ARM_TABLES
 from .cells import NOT_KNOWN, score_cell
 from .chance import chance_bits
+from .could_see import SHARE_SEEN, why_unknown
 from .labels import (
     alpha_label,
     arm_label,
@@ -189,9 +190,13 @@ def verdict_table(result: Result) -> Table | None:
         return None
     return Table(
         title="Criteria, fixed before the run",
-        columns=("Criterion", "Verdict", "Model", "Asked", "Measured"),  # the verdict shows on a phone too
+        # The verdict comes early so that it shows on a phone too.
+        columns=("Criterion", "Verdict", "Model", "Asked", "Measured", "Could have seen"),
         rows=tuple(_verdict_row(item) for item in sorted(result.verdicts, key=lambda item: not item.counts)),
         num_labels=4,
+        caption="Could have seen: the smallest true difference from the limit, or for an upper bound the "
+        f"smallest rate, that a sample like this one shows in {SHARE_SEEN} repetitions, at 5%. What is "
+        "smaller may be there unseen. Where there is no interval, the value alone decides.",
     )
 
 
@@ -201,18 +206,27 @@ _ASKS_FOR_A_SHARE = re.compile(r"at (most|least) [\d.]+ ?%")
 def _verdict_row(verdict: Verdict) -> tuple[Cell, ...]:
     comparison = "" if verdict.counts else "for comparison only"
     detail = "; ".join(part for part in (comparison, verdict.note) if part)
-    parts = [part for part in (verdict.value, verdict.low, verdict.high) if part is not None]
-    unit = (
-        "share"
-        if _ASKS_FOR_A_SHARE.search(verdict.threshold) and all(-1 <= part <= 1 for part in parts)
-        else ""
-    )
+    unit = verdict_unit(verdict)
     measured = Cell(
         text="-" if verdict.value is None else format_value(verdict.value, "", unit),
         detail=format_interval(verdict.low, verdict.high, "", unit),
     )
     words = Cell(text=arm_label(verdict.arm)), Cell(text=verdict.threshold)
-    return Cell(text=verdict.criterion, detail=detail), verdict_mark(verdict), *words, measured
+    criterion = Cell(text=verdict.criterion, detail=detail)
+    return criterion, verdict_mark(verdict), *words, measured, _visible_cell(verdict, unit)
+
+
+def verdict_unit(verdict: Verdict) -> str:
+    """ "share" where the criterion asks for per cents and the numbers are shares, else none."""
+    parts = [part for part in (verdict.value, verdict.low, verdict.high) if part is not None]
+    is_share = _ASKS_FOR_A_SHARE.search(verdict.threshold) and all(-1 <= part <= 1 for part in parts)
+    return "share" if is_share else ""
+
+
+def _visible_cell(verdict: Verdict, unit: str) -> Cell:
+    if verdict.visible_difference is not None:
+        return Cell(text=format_value(verdict.visible_difference, "", unit))
+    return Cell(text=why_unknown(verdict))
 
 
 def score_table(result: Result) -> Table:

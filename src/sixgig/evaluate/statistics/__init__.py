@@ -15,6 +15,7 @@ from .paired import (
     paired_recovered_share,
     size_to_decide,
 )
+from .power import trials_of_upper_bound, visible_difference, visible_rate
 from .ranking import (
     TprAtFpr,
     TwoSidedTpr,
@@ -70,5 +71,8 @@ __all__ = [
     "tost",
     "tost_sample_size",
     "tpr_at_fpr",
+    "trials_of_upper_bound",
     "two_sided_tpr_at_fpr",
+    "visible_difference",
+    "visible_rate",
 ]
