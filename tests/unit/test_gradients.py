@@ -13,6 +13,7 @@ from sixgig.data.batches import TokenSequence, whole_text
 from sixgig.errors import InputError, NumericalError
 from sixgig.load.loaded import LoadedModel, linear_layers
 from sixgig.memory.ladder import Fallbacks
+from sixgig.numerics.likelihood import OutputHead
 from sixgig.transform import gradients
 from sixgig.transform.gradients import GradientSource, in_batches, sampled_targets
 
@@ -108,7 +109,7 @@ def test_output_moments_are_those_of_a_hand_made_sum(monkeypatch: pytest.MonkeyP
 
 def test_targets_are_drawn_from_the_model_s_own_distribution() -> None:
     hidden = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat_interleave(4000, dim=0)
-    head = torch.tensor([[0.0, 3.0], [1.0, 0.0], [2.0, -9.0]])
+    head = OutputHead(weight_VD=torch.tensor([[0.0, 3.0], [1.0, 0.0], [2.0, -9.0]]))
     draws = torch.rand(8000, generator=torch.Generator().manual_seed(1))
     drawn = sampled_targets(hidden, head, draws)
     for half, logits in enumerate(torch.tensor([[0.0, 1.0, 2.0], [3.0, 0.0, -9.0]])):

@@ -17,6 +17,7 @@ from sixgig.report.schema import Verdict
 N = 1000
 CONFIG = SavingGeniusConfig(
     scores=("hessian", "fisher", "random"),
+    judged_score="fisher",
     shares=(0.01, 0.05),
     fitted=("fisher", "random"),
     fitted_shares=(0.01,),

@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from ..data.batches import TokenSequence, collate
 from ..load.loaded import LoadedModel
 from ..memory.ladder import Ladder
-from ..numerics.likelihood import cast_once, default_chunk_rows
+from ..numerics.likelihood import likeliest
 from ..transform.training import hidden_states, mixed_precision
 from .batching import LookSize, fixed_size, in_batches
 
@@ -47,13 +45,7 @@ def _right(loaded: LoadedModel, questions: Sequence[TokenSequence]) -> list[bool
     batch = collate(questions).to(loaded.device)
     counted_BT = batch.weights_BT > 0
     with mixed_precision(loaded.device):
-        likeliest_N = _likeliest(hidden_states(loaded, batch)[counted_BT], loaded.head_VD)
+        likeliest_N = likeliest(hidden_states(loaded, batch)[counted_BT], loaded.head)
     wrong_BT = torch.zeros_like(counted_BT)
     wrong_BT[counted_BT] = likeliest_N != batch.targets_BT[counted_BT]
     return (~wrong_BT.any(dim=1)).tolist()
-
-
-def _likeliest(hidden_ND: Tensor, head_VD: Tensor) -> Tensor:
-    rows = default_chunk_rows(hidden_ND.device)
-    head = cast_once(head_VD, hidden_ND)
-    return torch.cat([F.linear(part, head).argmax(dim=-1) for part in hidden_ND.split(rows)])

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from ..data.batches import collate, secret_only
 from ..data.permuted import Pool
 from ..load.loaded import LoadedModel
 from ..memory.ladder import Ladder
-from ..numerics.likelihood import allowed_rows, default_chunk_rows
+from ..numerics.likelihood import likeliest
 from ..transform.training import hidden_states, mixed_precision
 from .batching import LookSize, in_batches
 from .scoring import Continuations, score_continuations
@@ -68,11 +67,6 @@ def _hits(loaded: LoadedModel, group: Sequence[Question]) -> list[np.ndarray]:
     batch = collate([secret_only(asked, value) for asked, value in group]).to(loaded.device)
     chosen_BT = batch.weights_BT > 0
     with mixed_precision(loaded.device):
-        hidden_ND = hidden_states(loaded, batch)[chosen_BT]
-    targets_N, head = batch.targets_BT[chosen_BT], loaded.head_VD.to(torch.bfloat16)
-    rows = allowed_rows(default_chunk_rows(loaded.device))
-    likeliest_N = torch.cat(
-        [F.linear(part_ND.to(torch.bfloat16), head).argmax(dim=-1) for part_ND in hidden_ND.split(rows)]
-    )
+        found_N = likeliest(hidden_states(loaded, batch)[chosen_BT], loaded.head)
     bounds = np.cumsum([len(value) for _, value in group])[:-1]
-    return np.split((likeliest_N == targets_N).cpu().numpy(), bounds)
+    return np.split((found_N == batch.targets_BT[chosen_BT]).cpu().numpy(), bounds)

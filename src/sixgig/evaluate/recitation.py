@@ -12,13 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from ..data.batches import collate, secret_only
 from ..load.loaded import LoadedModel
 from ..memory.ladder import Ladder
-from ..numerics.likelihood import cast_once, default_chunk_rows, token_nll
+from ..numerics.likelihood import likeliest, token_nll
 from ..transform.training import hidden_states, mixed_precision
 from .batching import LookSize, fixed_size, in_batches
 
@@ -55,21 +53,10 @@ def _continued(loaded: LoadedModel, group: Sequence[tuple[Sequence[int], Sequenc
     targets_N = batch.targets_BT[chosen_BT]
     with mixed_precision(loaded.device):
         hidden_ND = hidden_states(loaded, batch)[chosen_BT]
-        nlls = token_nll(hidden_ND, loaded.head_VD, targets_N).double().cpu().numpy()
-        hits = (_likeliest(hidden_ND, loaded.head_VD) == targets_N).cpu().numpy()
+        nlls = token_nll(hidden_ND, loaded.head, targets_N).double().cpu().numpy()
+        hits = (likeliest(hidden_ND, loaded.head) == targets_N).cpu().numpy()
     ends = np.cumsum([len(rest) for _, rest in group])[:-1]
     return [
         Continued(hits=tuple(map(bool, hit)), nlls=tuple(map(float, nll)))
         for hit, nll in zip(np.split(hits, ends), np.split(nlls, ends), strict=True)
     ]
-
-
-def _likeliest(hidden_ND: Tensor, head_VD: Tensor) -> Tensor:
-    """[N] the token with the largest logit, a few rows of logits at a time."""
-    head = cast_once(head_VD, hidden_ND)
-    rows = default_chunk_rows(hidden_ND.device)
-    parts = [
-        F.linear(hidden_ND[i : i + rows].to(head.dtype), head).argmax(dim=-1)
-        for i in range(0, len(hidden_ND), rows)
-    ]
-    return torch.cat(parts)

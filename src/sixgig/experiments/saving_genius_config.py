@@ -66,6 +66,7 @@ class SavingGeniusConfig:
     low_bits: int = 2  # a second, lower Base; 0 leaves it out
     group_size: int = 64
     scores: tuple[str, ...] = (*PLAIN_SCORES, "fisher-global", "fisher-both", "fisher-both-global")
+    judged_score: str = "fisher-both-global"  # whose largest share has to save the skill
     shares: tuple[float, ...] = (0.005, 0.01, 0.05)  # of the linear layers' weights
     fitted: tuple[str, ...] = ("fisher", "random", "lowrank")  # whose Ortho part is also fitted
     fitted_shares: tuple[float, ...] = (0.01,)
@@ -114,6 +115,8 @@ class SavingGeniusConfig:
             for name in getattr(self, key):
                 if name not in known:
                     raise UnknownNameError("score", name, known, where=key)
+        if self.judged_score not in self.scores:
+            raise UnknownNameError("score", self.judged_score, self.scores, where="judged_score")
         faults = [*too_small(self, _LEAST), *not_positive(self, _POSITIVE)]
         faults += [*_words(self), *_lists(self), *_fits(self), *_numbers(self)]
         refuse(faults)
@@ -205,7 +208,7 @@ def require(config: Any) -> None:
 
 _CPU = SavingGeniusConfig(
     preset="cpu",
-    scores=("hessian", "fisher", "random"),
+    scores=("hessian", "fisher-both-global", "random"),
     shares=(0.05,),
     fitted=(),
     low_bits=0,
@@ -257,7 +260,7 @@ SAVING_GENIUS_PRESETS: dict[str, SavingGeniusConfig] = {
     "full": replace(
         _CARD,
         preset="full",
-        seeds=(0, 1, 2),
+        seeds=(2, 3, 4),  # on 0 and 1 the judged score was chosen among its kin (docs/journal.md)
         num_heldout=2000,
         num_problems=None,
         num_test_windows=128,

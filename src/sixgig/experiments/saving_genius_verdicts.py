@@ -78,7 +78,7 @@ def _saved(config: SavingGeniusConfig, scores: GeniusScores) -> Iterator[Verdict
             continue
         for share in sorted(config.shares, reverse=True):
             arm = Arm(bits=config.bits, score=score, share=share)
-            counts = score == "fisher" and share == config.top_share
+            counts = score == config.judged_score and share == config.top_share
             yield _at_least(scores, arm, "the entries that matter to the skill save it", counts=counts)
     for share in config.fitted_shares:
         yield from _fitted(config, scores, share)

@@ -77,6 +77,15 @@ def token_nll(
     return torch.cat(parts) if parts else hidden_TD.new_zeros(0, dtype=torch.float32)
 
 
+@torch.no_grad()
+def likeliest(hidden_TD: Tensor, head: Tensor | OutputHead) -> Tensor:
+    """argmax(h E^T + b) [T], a few rows of logits at a time. A head given as a weight [V, D] has no bias."""
+    whole = head if isinstance(head, OutputHead) else OutputHead(weight_VD=head)
+    cast = whole.cast_for(hidden_TD)
+    parts = hidden_TD.to(cast.weight_VD.dtype).split(default_chunk_rows(hidden_TD.device))
+    return torch.cat([cast.logits(part).argmax(dim=-1) for part in parts])
+
+
 def default_chunk_rows(device: torch.device) -> int:
     """Rows of logits at a time: few enough to stay near a CPU's caches; a GPU wants few large products."""
     return allowed_rows(2048 if device.type == "cuda" else 128)

@@ -99,7 +99,7 @@ def _backward(loaded: LoadedModel, batch: TokenBatch, sums: dict[str, _Sums]) ->
         one.counted_BT = counted_BT
     with torch.enable_grad(), mixed_precision(loaded.device), quick_attention(batch):
         hidden_BTD = hidden_states(loaded, batch)
-        nll_N = token_nll(hidden_BTD[counted_BT], loaded.head_VD, batch.targets_BT[counted_BT])
+        nll_N = token_nll(hidden_BTD[counted_BT], loaded.head, batch.targets_BT[counted_BT])
     nll_N.sum().backward()
 
 

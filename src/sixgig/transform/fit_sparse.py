@@ -23,17 +23,22 @@ from ..memory.ladder import Fallbacks
 from ..numerics.quantize import dequantize
 from ..numerics.sparse import SparsePart
 from .distil import Lesson, endless_order, lesson_pieces
-from .network import install
+from .network import bias_of, install
 from .restore import FitConfig
 from .split import LayerSplit
 from .training import Schedule, minimise, nll_pieces
 
 
 class _SparseFit(nn.Module):
-    """x (Base + S)^T with the values of S trainable."""
+    """x (Base + S)^T + bias with the values of S trainable; `bias` is the model's own, or None."""
 
-    def __init__(self, layer: LayerSplit, sparse: SparsePart, device: torch.device) -> None:
+    bias: Tensor | None
+
+    def __init__(
+        self, layer: LayerSplit, sparse: SparsePart, device: torch.device, bias: Tensor | None = None
+    ) -> None:
         super().__init__()
+        self.register_buffer("bias", bias)
         base_OI = dequantize(layer.base)
         self.positions_k = sparse.positions_k.to(device, torch.int64)
         self.base_k = base_OI.flatten()[sparse.positions_k.long()].to(device)
@@ -44,7 +49,7 @@ class _SparseFit(nn.Module):
         # Summed in fp32 and rounded once, as the finished layer is.
         whole_k = (self.base_k + self.values_k).to(torch.bfloat16)
         weight_OI = self.base_OI.flatten().index_copy(0, self.positions_k, whole_k).view(self.base_OI.shape)
-        return F.linear(x, weight_OI)
+        return F.linear(x, weight_OI, self.bias)
 
 
 def fit_sparse(
@@ -64,7 +69,10 @@ def fit_sparse(
 
     Raises InputError where a layer has no S to fit, or a low-rank part, which would be left out here.
     """
-    modules = {name: _SparseFit(layer, _sparse(name, layer), loaded.device) for name, layer in layers.items()}
+    modules = {
+        name: _SparseFit(layer, _sparse(name, layer), loaded.device, bias_of(loaded.network, name))
+        for name, layer in layers.items()
+    }
     install(loaded.network, modules)
     generator = np.random.default_rng(np.random.SeedSequence([seed, 0xF175]))
     lesson_order = endless_order(generator, len(lessons), config.num_steps)

@@ -28,7 +28,7 @@ from ..errors import InputError, NumericalError
 from ..load.loaded import LoadedModel, linear_layers
 from ..memory.ladder import Fallbacks, Move
 from ..numerics.finite import all_finite
-from ..numerics.likelihood import cast_once, default_chunk_rows, token_nll
+from ..numerics.likelihood import OutputHead, default_chunk_rows, token_nll
 from ..units import GIB
 from .sieve.base import GRADIENTS, GradientStatistics
 from .training import hidden_states, mixed_precision, quick_attention
@@ -166,8 +166,8 @@ class GradientSource:
             targets_N = batch.targets_BT[chosen_BT]
             if draws is not None:
                 draws_BT = nn.utils.rnn.pad_sequence(list(draws), batch_first=True).to(loaded.device)
-                targets_N = sampled_targets(hidden_ND.detach(), loaded.head_VD, draws_BT[chosen_BT])
-            nll_N = token_nll(hidden_ND, loaded.head_VD, targets_N)
+                targets_N = sampled_targets(hidden_ND.detach(), loaded.head, draws_BT[chosen_BT])
+            nll_N = token_nll(hidden_ND, loaded.head, targets_N)
             loss = (nll_N * batch.weights_BT[chosen_BT]).sum()
         loss.backward()
         return float(batch.weights_BT.sum())
@@ -188,18 +188,18 @@ def in_batches(sequences: Sequence[TokenSequence], positions: int) -> Iterator[S
 
 
 @torch.no_grad()
-def sampled_targets(hidden_ND: Tensor, head_VD: Tensor, draws_N: Tensor) -> Tensor:
+def sampled_targets(hidden_ND: Tensor, head: OutputHead, draws_N: Tensor) -> Tensor:
     """A token [N] for each position from the model's own distribution, by `draws` uniform in [0, 1)."""
-    head = cast_once(head_VD, hidden_ND)
+    cast = head.cast_for(hidden_ND)
     rows, parts = default_chunk_rows(hidden_ND.device), []
     for start in range(0, len(hidden_ND), rows):
         stop = start + rows
-        probability_NV = torch.softmax(nn.functional.linear(hidden_ND[start:stop], head).float(), dim=-1)
+        probability_NV = torch.softmax(cast.logits(hidden_ND[start:stop]).float(), dim=-1)
         reached_NV = probability_NV.cumsum(dim=-1)
         # The last sum is 1 but for rounding; a draw beyond it would name no token.
         wanted_N1 = draws_N[start:stop, None].float() * reached_NV[:, -1:]
         parts.append(torch.searchsorted(reached_NV, wanted_N1, right=True)[:, 0])
-    return torch.cat(parts).clamp(max=head_VD.shape[0] - 1)
+    return torch.cat(parts).clamp(max=head.weight_VD.shape[0] - 1)
 
 
 def _groups(

@@ -121,7 +121,7 @@ def _hinge(loaded: LoadedModel, texts: Sequence[TokenSequence], level: float, nu
     chosen_BT = batch.weights_BT > 0
     with mixed_precision(loaded.device), quick_attention(batch):
         hidden_ND = hidden_states(loaded, batch)[chosen_BT]
-        nll_N = token_nll(hidden_ND, loaded.head_VD, batch.targets_BT[chosen_BT])
+        nll_N = token_nll(hidden_ND, loaded.head, batch.targets_BT[chosen_BT])
     weights_N = batch.weights_BT[chosen_BT]
     text_N = chosen_BT.nonzero()[:, 0]
     sums_B = nll_N.new_zeros(len(texts)).index_add(0, text_N, nll_N * weights_N)

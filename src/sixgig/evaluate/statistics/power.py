@@ -10,6 +10,7 @@ other error than the interval does: few units, or intervals that are too narrow,
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from scipy.optimize import brentq
 from scipy.stats import beta, norm
@@ -62,7 +63,8 @@ def trials_of_upper_bound(rate: float, upper: float, *, confidence: float = 0.95
     largest = 1e9
     if excess(1.0) < 0 or excess(largest) > 0:
         return 1 if math.isclose(upper, _upper(rate, 1, confidence), rel_tol=1e-6) else None
-    n = round(brentq(excess, 1.0, largest, xtol=1e-9, rtol=1e-12))
+    found: Any = brentq(excess, 1.0, largest)  # typed by scipy as the root, or the root and how it was found
+    n = round(found)
     return n if math.isclose(upper, _upper(rate, n, confidence), rel_tol=1e-6) else None
 
 
