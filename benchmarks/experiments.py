@@ -37,6 +37,47 @@ class Asked:
 
 # What is asked, by experiment; every verdict of a run comes after these under its own name.
 ASKED: Mapping[str, Sequence[Asked]] = {
+    "saving-genius": (
+        Asked(
+            name="genius_fp_accuracy",
+            score="accuracy",
+            arm="fp16",
+            target="at least 0.99",
+            holds=lambda value: value >= 0.99,
+        ),
+        Asked(
+            name="genius_int3_kept",
+            score="accuracy_kept",
+            arm="int3",
+            target="at most 0.60",
+            holds=lambda value: value <= 0.60,
+        ),
+        Asked(name="genius_int3_accuracy", score="accuracy", arm="int3"),
+        Asked(
+            name="genius_int3_ortho5_kept",
+            score="accuracy_kept",
+            arm="int3-fisher-both-global-5pct",
+            target="at least 0.97",
+            holds=lambda value: value >= 0.97,
+        ),
+        Asked(name="genius_int3_ortho5_accuracy", score="accuracy", arm="int3-fisher-both-global-5pct"),
+        Asked(
+            name="genius_int3_ortho1_kept",
+            score="accuracy_kept",
+            arm="int3-fisher-1pct-fitted",
+            target="at least 0.97",
+            holds=lambda value: value >= 0.97,
+        ),
+        Asked(name="genius_int3_ortho1_accuracy", score="accuracy", arm="int3-fisher-1pct-fitted"),
+        Asked(
+            name="genius_int3_random5_kept",
+            score="accuracy_kept",
+            arm="int3-random-5pct",
+            target="at most 0.70",
+            holds=lambda value: value <= 0.70,
+        ),
+        Asked(name="genius_int3_random5_accuracy", score="accuracy", arm="int3-random-5pct"),
+    ),
     "null-test": (
         Asked(
             name="null_ppl_ratio_alpha0_int4",

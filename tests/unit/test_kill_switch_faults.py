@@ -12,6 +12,7 @@ import pytest
 import torch
 from fake_memory import FailingAt, every_form
 from tiny_model import tiny_folder
+from untimed import untimed_scores
 
 from sixgig.cli.main import run
 from sixgig.experiments import kill_switch
@@ -132,7 +133,7 @@ def assert_same_scores(got: Result, expected: Result) -> None:
     by a share of the rounding.
     """
     assert [verdict.passed for verdict in got.verdicts] == [verdict.passed for verdict in expected.verdicts]
-    for one, other in zip(got.scores, expected.scores, strict=True):
+    for one, other in zip(untimed_scores(got.scores), untimed_scores(expected.scores), strict=True):
         place = (one.name, one.arm, one.alpha, one.condition)
         assert place == (other.name, other.arm, other.alpha, other.condition)
         assert one.n == other.n, place

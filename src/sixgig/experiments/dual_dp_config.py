@@ -181,7 +181,7 @@ _FULL = from_kill_switch(
     num_draws=2,
     num_decoys=99,
     num_probed_controls=102,
-    num_test_windows=64,
+    num_test_windows=100,
 )
 
 _SMALL_CARD = from_kill_switch(
@@ -191,7 +191,7 @@ _SMALL_CARD = from_kill_switch(
     num_draws=2,
     num_decoys=99,
     num_probed_controls=102,
-    num_test_windows=32,
+    num_test_windows=50,
 )
 
 DUAL_DP_PRESETS: dict[str, DualDpConfig] = {
@@ -209,6 +209,7 @@ DUAL_DP_PRESETS: dict[str, DualDpConfig] = {
         _SMALL_CARD,
         preset="8g",
         seeds=PRESETS["8g"].seeds,
+        num_test_windows=100,
         positions_per_batch=PRESETS["8g"].positions_per_batch,
     ),
     "full": _FULL,

@@ -87,7 +87,7 @@ class SavingGeniusConfig:
     num_calibration_windows: int = 32
     train_window: int = 128
     test_window: int = 512
-    num_test_windows: int | None = 32
+    num_test_windows: int | None = 100
 
     # Planting. The rate falls over all steps: stopped while it is high, the skill is too sturdy for rounding.
     plant_steps: int = 300  # at most
@@ -249,13 +249,14 @@ SAVING_GENIUS_PRESETS: dict[str, SavingGeniusConfig] = {
         preset="4g",
         num_heldout=200,
         num_problems=50,
+        num_test_windows=50,
         plant_steps=480,
         plant_sums_per_step=64,
         plant_public_per_step=2,
         scoring_positions=1024,
         positions_per_batch=4096,
     ),
-    "6g": replace(_CARD, preset="6g", num_heldout=500, num_problems=50),
+    "6g": replace(_CARD, preset="6g", num_heldout=500, num_problems=50, num_test_windows=50),
     "8g": _CARD,
     "full": replace(
         _CARD,
