@@ -77,6 +77,9 @@ ASKED: Mapping[str, Sequence[Asked]] = {
             holds=lambda value: value <= 0.70,
         ),
         Asked(name="genius_int3_random5_accuracy", score="accuracy", arm="int3-random-5pct"),
+        Asked(name="genius_int3_hessian5_kept", score="accuracy_kept", arm="int3-hessian-5pct"),
+        Asked(name="genius_int3_moment5_kept", score="accuracy_kept", arm="int3-moment-5pct"),
+        Asked(name="genius_int2_kept", score="accuracy_kept", arm="int2"),
     ),
     "null-test": (
         Asked(
@@ -188,7 +191,8 @@ def asked_figures(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def verdict_figures(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Each verdict as a figure of its own; met where every run's verdict is, None where one is undecided."""
+    """Each verdict as a figure of its own; met where every run's verdict is, None where one is undecided or
+    where it stands for comparison alone."""
     found = []
     for verdict in results[0].verdicts:
         place = (verdict.criterion, verdict.arm)
@@ -198,7 +202,8 @@ def verdict_figures(results: Sequence[Result]) -> list[dict[str, Any]]:
         values = [one.value for one in alike if one.value is not None]
         value = sum(values) / len(values) if values else None
         name = f"{verdict.arm}: {verdict.criterion}"
-        found.append(figure(name, value, alike, verdict.threshold, met, unit="", note=verdict.note))
+        target, note = (verdict.threshold, "") if verdict.counts else (None, "for comparison only")
+        found.append(figure(name, value, alike, target, met if verdict.counts else None, unit="", note=note))
     return found
 
 

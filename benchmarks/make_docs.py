@@ -14,12 +14,13 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
 import docs_kill_switch
 import docs_memory
-import docs_runtime
+from docs_receipts import every_figure
 from sixgig.errors import InputError, UnknownNameError
 from sixgig.files import read_text, write_text
 
@@ -30,13 +31,15 @@ HELP_COLUMNS = "80"
 _BLOCK = re.compile(r"(<!-- receipts:([\w-]+) -->\n).*?(<!-- /receipts -->)", flags=re.DOTALL)
 _OPENING = re.compile(r"<!-- receipts:")
 
+# Shown with all their figures, under their own names.
+WHOLE_AREAS = ("decode-8b", "cpu-decode", "quality", "split-8b", "saving-genius-full", "evaluation")
 BLOCKS = {
     "kill-switch": docs_kill_switch.summary,
     "kill-switch-figures": docs_kill_switch.every_figure,
     "memory": docs_memory.figures,
     "memory-configurations": docs_memory.every_configuration,
     "memory-short": docs_memory.summary,
-    **docs_runtime.BLOCKS,
+    **{area: partial(every_figure, area) for area in WHOLE_AREAS},
 }
 
 

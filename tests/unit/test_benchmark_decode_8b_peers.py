@@ -112,12 +112,12 @@ def test_what_stands_in_for_a_failed_peer_has_a_name_of_its_own(monkeypatch: pyt
 
 
 def test_the_documents_show_a_figure_that_was_not_measured(tmp_path: Path) -> None:
-    docs_runtime = importlib.import_module("docs_runtime")
+    docs_receipts = importlib.import_module("docs_receipts")
     figure = script._figure("speedup_vs_gemlite", None, None, None, 0, "ratio", "gemlite: no package")
     content = {"schema": "sixgig.receipt/1", "area": "decode-8b", "command": "c", "date": "2026-01-01"}
     content |= {"commit": "0", "device": {"name": "a card"}, "figures": [figure]}
     (tmp_path / "decode-8b-2026-01-01.json").write_text(json.dumps(content), encoding="utf-8")
-    told = docs_runtime.every_figure("decode-8b", tmp_path, tmp_path / "runtime.md", 0)
+    told = docs_receipts.every_figure("decode-8b", tmp_path, tmp_path / "runtime.md", 0)
     assert "| `speedup_vs_gemlite` | - |  | at least 1.200 | gemlite: no package |" in told
 
 
