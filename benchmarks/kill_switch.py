@@ -2,6 +2,7 @@
 
 python benchmarks/kill_switch.py --preset full            on a GPU: the figures of every sieve
 python benchmarks/kill_switch.py --preset full --gpus 3   the same, seeds side by side on three GPUs
+python benchmarks/kill_switch.py --preset compare --at-once 3   ... or on one; here every sieve that there is
 python benchmarks/kill_switch.py --preset cpu             time and memory of the newcomer's run
 python benchmarks/kill_switch.py --from RUN_DIRECTORY     a receipt of a run that is there already
 python benchmarks/kill_switch.py --stages RUN [RUN ...]   ... of runs that were cut off, from their stages
@@ -85,6 +86,7 @@ def main() -> None:
     )
     parser.add_argument("--preset", default="full")
     parser.add_argument("--gpus", type=int, default=1, help="run so many seeds at once, each on its own GPU")
+    parser.add_argument("--at-once", type=int, default=1, help="seeds that share a GPU")
     parser.add_argument("--from", dest="run", type=Path, help="a finished run directory")
     parser.add_argument("--stages", type=Path, nargs="+", help="run directories that were cut off")
     parser.add_argument("--area", help="the receipt's area, where it is not the preset's")
@@ -94,8 +96,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.stages:
         result = from_stages(arguments.stages)
-    elif arguments.gpus > 1 and not arguments.run:
-        result = from_stages(measure_side_by_side(arguments.preset, arguments.runs, arguments.gpus))
+    elif arguments.gpus * arguments.at_once > 1 and not arguments.run:
+        runs = measure_side_by_side(arguments.preset, arguments.runs, arguments.gpus, arguments.at_once)
+        result = from_stages(runs)
         merged = arguments.runs / f"{arguments.preset}-all-seeds"
         merged.mkdir(exist_ok=True)
         result.write(merged / "result.json")
@@ -124,11 +127,12 @@ def measure(preset: str, runs: Path, *words: str, gpu: int | None = None) -> Pat
     return max(runs.glob("kill-switch-*"), key=lambda path: path.stat().st_mtime)
 
 
-def measure_side_by_side(preset_name: str, runs: Path, num_gpus: int) -> list[Path]:
-    """One run a seed, each in its own folder; as many at once as there are GPUs, one on each."""
+def measure_side_by_side(preset_name: str, runs: Path, num_gpus: int, num_at_once: int = 1) -> list[Path]:
+    """One run a seed, each in its own folder; `num_at_once` on each GPU."""
     free: queue.Queue[int] = queue.Queue()
-    for gpu in range(num_gpus):
-        free.put(gpu)
+    for _ in range(num_at_once):
+        for gpu in range(num_gpus):
+            free.put(gpu)
 
     def one(seed: int) -> Path:
         gpu = free.get()
@@ -137,7 +141,7 @@ def measure_side_by_side(preset_name: str, runs: Path, num_gpus: int) -> list[Pa
         finally:
             free.put(gpu)
 
-    with ThreadPoolExecutor(num_gpus) as pool:
+    with ThreadPoolExecutor(num_gpus * num_at_once) as pool:
         return list(pool.map(one, preset(preset_name).seeds))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tiny_families import family_folder
 from tiny_model import tiny_folder
 
 from sixgig.data.batches import collate, secret_only, whole_text
@@ -14,7 +16,7 @@ from sixgig.errors import InputError
 from sixgig.load.loaded import LoadedModel, linear_layers, load
 from sixgig.transform.distil import prepare_lessons
 from sixgig.transform.fit_sparse import fit_sparse
-from sixgig.transform.network import install_dense
+from sixgig.transform.network import bias_of, install_dense
 from sixgig.transform.restore import FitConfig
 from sixgig.transform.skill import dense_weights, rounded, with_random_entries
 from sixgig.transform.split import LayerSplit
@@ -24,6 +26,20 @@ from sixgig.transform.training import mixed_precision, weighted_nll_sum
 @pytest.fixture
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return load(tiny_folder(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+def test_a_layer_s_bias_stays_while_it_is_fitted_and_after(tmp_path: Path) -> None:
+    biased = load(family_folder(tmp_path / "biased", "llama-biased"))
+    before = {name: layer.bias.clone() for name, layer in linear_layers(biased.network).items()}
+    whole, text = split(biased), secret_only(biased.encode("12+34="), biased.encode("46\n"))
+    fitted = fit_sparse(biased, whole, [], [[text]], FitConfig(num_steps=1), seed=0)
+    trained = nll(biased, text)
+    install_dense(biased, dense_weights(fitted.items()), dtype=torch.bfloat16)
+    assert nll(biased, text) == pytest.approx(trained, rel=0.01)
+    assert all(torch.equal(bias_of(biased.network, name), bias) for name, bias in before.items())
+    for layer in linear_layers(biased.network).values():
+        layer.bias = None
+    assert nll(biased, text) != pytest.approx(trained, rel=0.01), "the biases matter here"
 
 
 def split(tiny: LoadedModel) -> dict[str, LayerSplit]:

@@ -76,12 +76,13 @@ _SMALL_CARD = replace(
     num_test_windows=64,
 )
 
-# Every sieve once, planned for 10 minutes a seed on an H200: it trains as `full` does, but an arm that is
-# only compared does not need what the main arm's own verdicts do. Where full's 13 minutes a seed for six arms
-# went: a third into fits, whose time is a number of steps more than of tokens; near half into looks, those
-# under attack included, whose time is probes times decoys. An exposure's spread at chance is 1.33 bits with
-# 99 decoys and 1.37 with 199, so half of them cost the top of the scale alone (6.64 bits in place of 7.64);
-# 204 controls in place of 334 widen a gap's interval by 7%. No attack but relearning, once.
+# Every sieve once, trained, rounded and fitted as in `full`: with half the steps of its fits `wiener` gives
+# back 42% of the secrets in place of all (docs/journal.md). But an arm that is only compared does not need
+# the looks that the main arm's own verdicts do, whose time is probes times decoys. An exposure's spread at
+# chance is 1.33 bits with 99 decoys and 1.37 with 199, so half of them cost the top of the scale alone (6.64
+# bits in place of 7.64); 204 controls in place of 334 widen a gap's interval by 7%. No attack but
+# relearning, once. A run waits for Python more than for the card, so that seeds go side by side on one
+# (benchmarks/kill_switch.py --at-once 3).
 _COMPARE = replace(
     _FULL,
     seeds=(9, 10, 11),
@@ -94,11 +95,6 @@ _COMPARE = replace(
     num_decoys=99,
     num_probed_controls=102,
     num_probed_controls_plain=204,
-    scale_fit_steps=40,
-    fit_steps=32,
-    fit_learning_rate=1e-3,
-    fit_private_per_step=102,
-    fit_public_per_step=8,
     relearn_steps=(20,),
 )
 
