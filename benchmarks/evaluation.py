@@ -190,11 +190,9 @@ def compared(ours: HarnessResult, theirs: Mapping[str, Any]) -> dict[str, Any]:
     if num_theirs != len(metrics):
         raise InputError("not the same metrics", expected=f"{num_theirs}", received=f"{len(metrics)}")
     return {
-        "difference": max(abs(score.value - value) for score, value, _ in metrics.values()),
-        "stderr_difference": max(
-            abs((score.stderr or 0.0) - (value if isinstance(value, float) else 0.0))
-            for score, _, value in metrics.values()
-        ),
+        "difference": max(_apart(score.value, value) for score, value, _ in metrics.values()),
+        "stderr_difference": max(_apart(score.stderr, value) for score, _, value in metrics.values()),
+        "num_stderrs": sum(score.stderr is not None for score, _, _ in metrics.values()),
         "document_difference": _document_difference(ours, theirs),
         "num_documents": len({(row["task"], row["doc_id"]) for row in ours.samples}),
         "metrics": {
@@ -204,6 +202,15 @@ def compared(ours: HarnessResult, theirs: Mapping[str, Any]) -> dict[str, Any]:
         "scores": [asdict(score) for score in ours.scores],
         "versions": ours.versions,
     }
+
+
+def _apart(ours: float | None, theirs: object) -> float:
+    """How far two values are from one another: 0 where neither side has one, infinite where one alone has,
+    or where one is no number."""
+    has_theirs = isinstance(theirs, float | int) and not math.isnan(theirs)  # lm-eval writes "N/A"
+    if ours is None or not isinstance(theirs, float | int) or not has_theirs:
+        return 0.0 if ours is None and not has_theirs else math.inf
+    return abs(ours - theirs) if math.isfinite(ours - theirs) else math.inf
 
 
 def _other_name(task: str) -> str:
@@ -223,7 +230,7 @@ def _document_difference(ours: HarnessResult, theirs: Mapping[str, Any]) -> floa
         if row is None or row["prompt_sha256"] != prompt:
             return math.inf
         pairs = zip(_numbers(list(row["metrics"].values())), _numbers(values), strict=True)
-        largest = max([largest, *(abs(a - b) for a, b in pairs)])
+        largest = max([largest, *(_apart(a, b) for a, b in pairs)])
     return largest
 
 
@@ -278,9 +285,10 @@ def _figure(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     kinds = ("difference", "stderr_difference", "document_difference")
     value = max((row[kind] for row in rows for kind in kinds), default=None)
     num_metrics = sum(len(row["metrics"]) for row in rows)
-    note = f"{num_metrics} metrics, their standard errors, and each document's values"
+    num_stderrs = sum(row["num_stderrs"] for row in rows)
+    note = f"{num_metrics} metrics, {num_stderrs} standard errors, and each document's values"
     if value is not None and math.isinf(value):
-        return _row(name, None, 0, False, "the two sides asked other questions")
+        return _row(name, None, 0, False, "the two sides differ in what they asked or in what has a value")
     return _row(name, value, sum(row["num_documents"] for row in rows), value == 0, note)
 
 

@@ -131,6 +131,18 @@ def test_what_the_model_from_before_guessed_is_no_leakage() -> None:
     assert any("--before" in sentence for sentence in not_shown(alone))
 
 
+def test_what_was_known_before_gives_no_power_and_no_sample() -> None:
+    found = result(70, before=look(70, known=9, recited=70, seed=1))
+    none_recited, power = found.verdicts[0], found.verdicts[-1]
+    assert none_recited.passed is None
+    assert none_recited.value is None
+    assert power.value == 0.0
+    assert power.passed is None
+    half = result(70, before=look(70, known=9, recited=20, seed=1))
+    assert "n = 50" in half.verdicts[0].threshold
+    assert half.verdicts[-1].value == pytest.approx(50 / 70)
+
+
 def test_records_that_the_split_did_not_see_have_scores_of_their_own() -> None:
     found = result(70, seen=[True] * 40 + [False] * 30, recited=45)
     assert found.score("recited_unseen", AUDITED, 0.0).n == 30  # pyright: ignore

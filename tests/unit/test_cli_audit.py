@@ -253,6 +253,24 @@ def test_an_interrupted_audit_goes_on_to_the_same_numbers(
     again = json.loads(capsys.readouterr().out)["result"]
     assert again["scores"] == whole["scores"]
     assert again["verdicts"] == whole["verdicts"]
+    wide = [one for one in again["verdicts"] if one["low"] is not None and one["low"] < one["high"]]
+    assert wide
+    assert all(one["visible_difference"] is not None for one in wide)
+
+
+def test_a_finished_audit_answers_for_no_other_records(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    split = copy_of(place, "clean", tmp_path)
+    file = write_rows(tmp_path / "rows.jsonl", CONTENT[:12])
+    assert run(words(place, split, tmp_path / "runs", private=file)) == 1
+    manifest = (split / "manifest.json").read_bytes()
+    other = write_rows(tmp_path / "other.jsonl", CONTENT[12:30])
+    capsys.readouterr()
+    for again in (other, file):
+        assert run(words(place, split, tmp_path / "runs", "--resume", private=again)) == 2
+        assert "the newest audit there is finished" in capsys.readouterr().err
+    assert (split / "manifest.json").read_bytes() == manifest
 
 
 def test_a_text_is_asked_by_its_first_half_and_one_text_counts_once(

@@ -153,3 +153,9 @@ def test_curves_run_from_the_base_alone_through_every_share() -> None:
     assert found["int3-fisher"].x == [0, 1, 5]
     assert found["int3-fisher"].y == pytest.approx([0.5, 0.9, 0.99])
     assert found["int3-fisher-fitted"].x == [0, 1]
+
+
+@pytest.mark.parametrize("num_more", [1, 2, 3])
+def test_a_handful_of_answers_more_is_no_better_arm(num_more: int) -> None:
+    found = verdicts(CONFIG, made_up({"int3-random-1pct-fitted": 0.995 - num_more / N}))
+    assert verdict(found, "int3-fisher-1pct-fitted", "the fit alone").passed is None

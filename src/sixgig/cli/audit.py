@@ -270,14 +270,9 @@ def _run(
     from ..experiments.run import MAX_CPU_THREADS_BESIDE_GPU
     from ..experiments.run_memory import recorded_peak, with_memory
     from ..memory.governor import Governor
-    from ..report import write_report
-    from ..report.schema import Result
+    from ..report.could_see import with_visible_differences
 
     with _directory(out, identity, resume) as run:
-        if run.result_path.exists():
-            result = Result.read(run.result_path)
-            write_report(result, run.path)
-            return run.path, result
         at = torch.device(device)
         if device == "cuda":  # what is left to the CPU is small, and more threads only slow it down
             torch.set_num_threads(min(torch.get_num_threads(), MAX_CPU_THREADS_BESIDE_GPU))
@@ -295,7 +290,7 @@ def _run(
         peak = recorded_peak(run.events()).joined(governor.peak)
         result = with_memory(result, peak, device=device, budget_bytes=None, problem=governor.problem)
         # What decides the numbers stands in the result too, so that it says which Base was audited.
-        result = result.model_copy(update={"config": result.config | identity})
+        result = with_visible_differences(result.model_copy(update={"config": result.config | identity}))
         run.finish(result, samples)
         return run.path, result
 
@@ -311,6 +306,14 @@ def _directory(out: Path, identity: dict[str, Any], resume: bool) -> Any:
             "no audit to resume",
             expected=f"a folder audit-... in {out}",
             todo="start one without --resume",
+        )
+    if (latest / "result.json").exists():
+        # Which records it was asked about is known while it runs only, so its answer is nobody else's.
+        raise NotAvailableError(
+            "the newest audit there is finished",
+            expected=f"an interrupted one in {out}",
+            where=str(latest),
+            todo="start one without --resume; `sixgig report` shows the finished one",
         )
     return RunDirectory.open(latest, identity)
 

@@ -22,6 +22,7 @@ from ..load.loaded import LoadedModel, load
 from ..memory.governor import Governor
 from ..memory.ladder import Fallbacks
 from ..provenance import DataSource, provenance
+from ..report.could_see import with_visible_differences
 from ..report.schema import Memory, Result
 from ..report.store import RunDirectory
 from .evaluation_config import EvaluationConfig
@@ -82,6 +83,7 @@ def run_evaluation(
                 budget_bytes=None,
                 problem=governor.problem,
             )
+            result = with_visible_differences(result)
             directory.finish(result, rows)
         return Finished(result=result, folder=directory.path, report=directory.path / "report.html")
 

@@ -10,17 +10,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import norm
 
-from ..evaluate.statistics import TostPValues, bootstrap_gap, bootstrap_tost, holm, tost_sample_size
+from ..evaluate.statistics import (
+    Interval,
+    TostPValues,
+    bootstrap_gap,
+    bootstrap_tost,
+    holm,
+    tost_sample_size,
+)
+from ..evaluate.statistics.power import visible_difference
+from ..report.pareto import BASE_OF
 from ..report.schema import Verdict
 from ..transform.sieve import SIEVES
-from .kill_switch_pools import REFERENCE, Pool
+from .kill_switch_pools import Pool
 from .kill_switch_scores import Scorer
 
 LEVEL = 0.05  # of the family
 CRITERION = "held-out exposure equals the controls', corrected for the sieves compared"
 NO_CANDIDATES = ("null", "quantisation aid")  # claims of sieves that are not said to hide anything
-BASE_OF = {"isolated": REFERENCE}  # whose Base is looked at under another name
 
 
 def compared(scorer: Scorer, arms: Sequence[str], margin: float) -> list[Verdict]:
@@ -79,4 +88,12 @@ def _verdict(
         note=f"Holm's p {adjusted.equivalent:.3g}, {words}"
         + ("; no sample shows this gap to be within" if passed is None and needed is None else ""),
         counts=False,
+        visible_difference=_visible(gap.interval, num_sieves),
     )
+
+
+def _visible(interval: Interval, num_sieves: int) -> float:
+    """What the strictest of Holm's steps would have seen, from a 90% interval."""
+    strictest = 1 - 2 * LEVEL / num_sieves
+    half_width = (interval.high - interval.low) / 2 * float(norm.ppf(1 - LEVEL / num_sieves) / norm.ppf(0.95))
+    return visible_difference(half_width, confidence=strictest)

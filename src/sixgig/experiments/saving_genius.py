@@ -125,8 +125,8 @@ def _require_skill(config: SavingGeniusConfig, full: Look) -> None:
 
 
 def _seed_block(config: SavingGeniusConfig, scores: GeniusScores) -> dict[str, Any] | None:
-    """The earlier implementations' own block, of the plain Fisher score at its largest share, not fitted."""
-    arm = Arm(bits=config.bits, score="fisher", share=config.top_share).name
+    """The earlier implementations' own block, of the judged score at its largest share, not fitted."""
+    arm = Arm(bits=config.bits, score=config.judged_score, share=config.top_share).name
     if arm not in scores.arms or config.bits != 3:
         return None
     full, pure, kept = (scores.accuracy(name).value for name in (FULL, "int3", arm))

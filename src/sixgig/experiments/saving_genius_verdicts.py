@@ -180,7 +180,9 @@ def _judged(found: Estimate | None, limit: float, *, at_most: bool, **words: Any
     if found is None:
         return Verdict(value=None, passed=None, note="full precision answers nothing rightly", **words)
     low, high = found.interval.low, found.interval.high
-    above, below = (low > limit or (low == limit and not at_most)), high < limit
+    # At a limit of 0 the end itself is no difference: a bootstrap of one answer more reaches down to it.
+    touches = low == limit and not at_most and limit > 0
+    above, below = low > limit or touches, high < limit
     passed = (below if at_most else above) if above or below else None
     seen = visible_difference(found.interval)
     return Verdict(

@@ -26,7 +26,10 @@ NOT_KEPT = "not kept"  # by the version that ran it
 def with_visible_differences(result: Result) -> Result:
     """`result` with `visible_difference` in every verdict that has an interval."""
     verdicts = [
-        verdict.model_copy(update={"visible_difference": could_see(verdict)}) for verdict in result.verdicts
+        verdict
+        if verdict.visible_difference is not None  # by whoever knew more than the interval says
+        else verdict.model_copy(update={"visible_difference": could_see(verdict)})
+        for verdict in result.verdicts
     ]
     return result.model_copy(update={"verdicts": verdicts})
 

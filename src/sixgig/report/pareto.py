@@ -15,7 +15,7 @@ from .labels import arm_label, condition_label, score_label, sorted_arms
 from .schema import Result, Score
 from .table import Cell, Table
 
-BASE_OF = {"isolated": "reference"}
+BASE_OF = {"isolated": "reference"}  # whose Base is looked at under another arm's name
 PLAIN_INT4 = "hessian"  # its Base is what every perplexity is divided by
 LEAST_SIEVES = 4  # fewer are no comparison: the tables of arms and attacks say it all
 
