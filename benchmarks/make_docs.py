@@ -32,7 +32,15 @@ _BLOCK = re.compile(r"(<!-- receipts:([\w-]+) -->\n).*?(<!-- /receipts -->)", fl
 _OPENING = re.compile(r"<!-- receipts:")
 
 # Shown with all their figures, under their own names.
-WHOLE_AREAS = ("decode-8b", "cpu-decode", "quality", "split-8b", "saving-genius-full", "evaluation")
+WHOLE_AREAS = (
+    "decode-8b",
+    "cpu-decode",
+    "quality",
+    "split-8b",
+    "saving-genius-full",
+    "evaluation",
+    "run-all-cpu",
+)
 BLOCKS = {
     "kill-switch": docs_kill_switch.summary,
     "kill-switch-figures": docs_kill_switch.every_figure,
