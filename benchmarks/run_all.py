@@ -86,12 +86,7 @@ def receipt(folder: Path, seconds: float, claimed_commit: str | None) -> dict[st
         "figures": [
             total,
             *(part_figure(part) for part in whole.parts),
-            figure(
-                f"{name}_peak_bytes",
-                max(part.measured_peak_bytes or 0 for part in whole.parts),
-                "bytes",
-                None,
-            ),
+            figure(f"{name}_peak_bytes", peak_bytes, "bytes", None),
         ],
         "raw": {"parts": [part.model_dump(mode="json") for part in whole.parts]},
     }
