@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, binomtest
 
 from sixgig.errors import InputError
 from sixgig.evaluate.statistics import (
     Interval,
     bootstrap_median,
     bootstrap_stratified_mean,
+    exact_lost_share,
+    exact_paired_difference,
     mcnemar,
     paired_median_ratio,
     paired_recovered_share,
@@ -77,6 +79,28 @@ def test_where_nothing_was_lost_there_is_no_share_of_it() -> None:
     best = 100 + RNG.normal(size=64)
     noise = best + RNG.normal(size=64) * 0.1
     assert paired_recovered_share(noise - noise.mean() + best.mean(), best, best, seed=0) is None
+
+
+def test_the_lost_share_is_of_those_that_were_there() -> None:
+    before, after = np.array([1.0, 1, 1, 1, 0, 0]), np.array([1.0, 0, 0, 0, 1, 1])
+    found = exact_lost_share(before, after)
+    assert found is not None
+    wanted = binomtest(3, 4).proportion_ci(method="exact")
+    assert (found.value, found.n) == (0.75, 4)
+    assert (found.interval.low, found.interval.high) == pytest.approx((wanted.low, wanted.high))
+    assert exact_lost_share(np.zeros(4), np.ones(4)) is None
+
+
+def test_the_exact_difference_covers_what_it_promises_and_is_never_without_a_width() -> None:
+    alike = exact_paired_difference(np.ones(20), np.ones(20)).interval
+    assert (alike.low, alike.high) == pytest.approx((-(1 - 0.0125**0.05), 1 - 0.0125**0.05))
+    drawn = RNG.random((2000, 25))  # only a below 0.3, only b above 0.9
+    found = [exact_paired_difference(one < 0.3, one > 0.9).interval for one in drawn]
+    assert np.mean([0.2 in interval for interval in found]) >= 0.95
+    with pytest.raises(InputError, match="not pairs of outcomes"):
+        exact_paired_difference(np.ones(3), np.array([0.5, 0, 1]))
+    with pytest.raises(InputError, match="not pairs of outcomes"):
+        exact_lost_share(np.ones(3), np.ones(2))
 
 
 def test_a_paired_ratio_sees_through_what_both_share() -> None:

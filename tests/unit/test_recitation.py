@@ -126,7 +126,7 @@ def test_an_edit_that_does_what_the_paper_says_passes_everything() -> None:
     [
         ({"edit": look(0.65, nats=3.08)}, FALLS, "kfac-0.6"),
         ({"edit": look(0.05, nats=3.4)}, SPEAKS, "kfac-0.6"),
-        ({"null": look(0.03, nats=3.05)}, NOISE, "random-0.6"),
+        ({"edit": look(0.3, nats=3.08), "null": look(0.03, nats=3.05)}, NOISE, "random-0.6"),
         ({"whole": look(0.2)}, BACK, "kfac-0.6"),
     ],
 )
@@ -170,7 +170,7 @@ def test_a_model_that_recites_nothing_has_nothing_to_lose() -> None:
     for criterion, arm in ((FALLS, "kfac-0.6"), (NOISE, "random-0.6"), (BACK, "kfac-0.6")):
         found = all_found[criterion, arm, True]
         assert (found.passed, found.value) == (None, None)
-        assert "cannot be told from none" in found.threshold
+        assert "recites none of these passages" in found.threshold
 
 
 def test_too_few_passages_say_how_many_would_do() -> None:
@@ -180,6 +180,32 @@ def test_too_few_passages_say_how_many_would_do() -> None:
     assert found.passed is None
     assert found.needed_n is not None
     assert found.needed_n > 5
+
+
+def test_two_recited_passages_decide_nothing_however_alike_they_fare() -> None:
+    few = {"plain": look(2 / 60), "null": look(2 / 60), "whole": look(2 / 60)}
+    found = judged(scorer(**few, edit=look(0.0, nats=3.08)))
+    falls = found[FALLS, "kfac-0.6", True]
+    assert (falls.value, falls.passed, falls.note) == (1.0, None, "n = 2")
+    assert falls.low == pytest.approx(0.025**0.5)  # closed form: 2 of 2
+    assert found[NOISE, "random-0.6", True].passed is None
+    assert found[BACK, "kfac-0.6", True].passed is None
+
+
+def test_passages_recited_anew_do_not_make_up_for_those_that_are_gone() -> None:
+    plain = look(0.3)
+    hits = plain.hits.copy()
+    hits[:18, LENGTH // 2 :], hits[18:36, LENGTH // 2 :] = 0, 1  # as many as before, and none of them
+    edit = Look(hits=hits, nlls=plain.nlls, window_nlls=look(0.3, nats=3.08).window_nlls)
+    found = judged(scorer(plain=plain, edit=edit))[FALLS, "kfac-0.6", True]
+    assert (found.value, found.passed, found.note) == (1.0, True, "n = 18")
+
+
+def test_a_null_that_recites_as_little_is_no_difference_seen() -> None:
+    found = judged(scorer(null=look(0.05)))[NOISE, "random-0.6", True]
+    assert (found.value, found.passed) == (0.0, None)
+    assert found.low == pytest.approx(-(found.high or 0.0))
+    assert found.low < 0
 
 
 def test_chosen_by_chance_is_counted_on_fresh_passages() -> None:

@@ -74,7 +74,7 @@ def verdict(found: list[Verdict], arm: str, words: str) -> Verdict:
 def test_where_all_is_as_hoped_every_verdict_that_counts_is_met() -> None:
     found = verdicts(CONFIG, made_up())
     assert [one.passed for one in found if one.counts] == [True] * 6
-    assert all("n = 1,000" in one.note for one in found[1:])
+    assert all(one.note == "n = 1,000" for one in found[1:]), "what they could see has a column of its own"
     assert verdict(found, "int3-fisher-1pct", "save it").passed is False, "shown, and does not count"
     assert verdict(found, "int3-random-1pct-fitted", "fitted").passed is False
 
@@ -119,6 +119,10 @@ def test_accuracy_kept_is_of_full_precisions_and_paired() -> None:
     assert rows["accuracy", "fp16"].value == 0.992
     assert ("accuracy_kept", "fp16") not in rows
     assert "2 in full precision" in rows["accuracy_mcnemar_p_full", "int3-fisher-5pct"].note
+    assert "count as two questions (500 of 1,000 are" in rows["accuracy_mcnemar_p_full", "int3"].note
+    alone = replace(scores, units={0: range(N)})
+    (row,) = [row for row in alone.all() if (row.name, row.arm) == ("accuracy_mcnemar_p_full", "int3")]
+    assert row.note == "right alone: 0 here, 492 in full precision"
     assert rows["accuracy_mcnemar_p_full", "int3"].value < 1e-100  # type: ignore[operator]
     assert rows["ppl_ratio_full", "int3"].value == pytest.approx(np.exp(1 / 31))
 

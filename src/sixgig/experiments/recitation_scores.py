@@ -2,7 +2,8 @@
 
 The unit is the passage; every comparison of two models is paired, passage by passage. A passage is memorised
 where the model in full precision gets `memorised_share` of the *first* half of its continuation right; all
-that is judged is the second half, so that chance in the choice cannot fall back into the measure.
+that is judged is the second half, so that chance in the choice cannot fall back into the measure. Whole
+passages that are recited or not are few: their intervals are exact ones.
 
 Source of the criteria: Merullo et al. 2025, arXiv 2510.24256: strict recitation of memorised passages from
 98.5% to 2.8% while perplexity rises from 23.19 to 26.53 (x 1.144), for a model of a billion parameters with
@@ -22,8 +23,9 @@ from ..evaluate.statistics import (
     bootstrap_gap,
     bootstrap_mean,
     clopper_pearson,
+    exact_lost_share,
+    exact_paired_difference,
     paired_perplexity_ratio,
-    paired_recovered_share,
     size_to_decide,
 )
 from ..report.schema import Score, Verdict
@@ -33,7 +35,7 @@ MIN_FALL = 0.5  # of plain rounding's recitation of memorised passages
 MAX_PPL_RATIO = 1.15
 MAX_FALL_RESTORED = 0.1
 PLACE = "passages"  # one stratum: all passages alike
-NO_RECITATION = "plain rounding's recitation of these passages cannot be told from none"
+NO_RECITATION = "plain rounding recites none of these passages"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,14 +142,15 @@ class RecitationScores:
         return paired_perplexity_ratio(above, below, tokens, seed=self.seed)
 
     def fall(self, key: Key) -> Estimate | None:
-        """Of the memorised passages that plain rounding recites, the share that `key` recites no more."""
+        """Of the memorised passages that plain rounding recites, the share that `key` recites no more; n is
+        their number."""
         before, after = (self.looks[one].recited[self.memorised] for one in (self.plain, key))
-        return paired_recovered_share(before, after, np.zeros_like(before), seed=self.seed)
+        return exact_lost_share(before, after)
 
     def less_than_null(self) -> Estimate:
         """How much more the null recites of the memorised passages."""
         edited, null = (self.looks[one].recited[self.memorised] for one in (self.edited, self.null))
-        return self._mean(null - edited)
+        return exact_paired_difference(null, edited)
 
     def beyond_fresh(self) -> Estimate:
         """Right tokens lost on memorised passages beyond those lost on fresh ones, against plain rounding."""

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from ...errors import InputError
-from .intervals import Estimate, Interval, finite, sample
+from .intervals import Estimate, Interval, clopper_pearson, finite, sample
 from .resampling import draw_weights, percentiles
 
 
@@ -39,6 +39,33 @@ def mcnemar(right_a: Sequence[bool], right_b: Sequence[bool]) -> McNemar:
     only_b = sum(b and not a for a, b in zip(right_a, right_b, strict=True))
     p_value = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
     return McNemar(only_a=only_a, only_b=only_b, p_value=float(p_value))
+
+
+def exact_lost_share(before: np.ndarray, after: np.ndarray, *, confidence: float = 0.95) -> Estimate | None:
+    """Of the items that were true `before`, the share that are so no more `after`; both 0 or 1, [n].
+
+    Clopper and Pearson's interval over those items, which has a width where all of them agree; None where
+    there is none. Items that are true after alone do not count against it.
+    """
+    before, after = _outcomes(before, after)
+    num, lost = int(before.sum()), int((before & ~after).sum())
+    if not num:
+        return None
+    return Estimate(value=lost / num, interval=clopper_pearson(lost, num, confidence=confidence), n=num)
+
+
+def exact_paired_difference(a: np.ndarray, b: np.ndarray, *, confidence: float = 0.95) -> Estimate:
+    """mean(a) - mean(b) of paired outcomes, 0 or 1, [n].
+
+    The interval is Clopper and Pearson's of the share that only a has, less that of the share that only b
+    has, each with half of the error (Bonferroni): it never covers less than `confidence`, and has a width
+    where the two agree everywhere.
+    """
+    a, b = _outcomes(a, b)
+    num, each = len(a), (1 + confidence) / 2
+    only_a, only_b = (clopper_pearson(int(only.sum()), num, confidence=each) for only in (a & ~b, b & ~a))
+    interval = Interval(low=only_a.low - only_b.high, high=only_a.high - only_b.low, confidence=confidence)
+    return Estimate(value=float(a.mean() - b.mean()), interval=interval, n=num)
 
 
 def bootstrap_stratified_mean(
@@ -145,6 +172,16 @@ def size_to_decide(interval: Interval, value: float, limit: float, n: int) -> in
     if distance == 0:
         return None
     return max(n + 1, math.ceil(n * (reach / distance) ** 2))
+
+
+def _outcomes(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as bool."""
+    a, b = sample("outcomes", a), sample("outcomes", b)
+    if len(a) != len(b) or not np.isin((a, b), (0, 1)).all():
+        raise InputError(
+            "not pairs of outcomes", expected="as many of each, 0 or 1", received=f"{len(a)} and {len(b)}"
+        )
+    return a.astype(bool), b.astype(bool)
 
 
 def _item_weights(strata: Sequence[str], stratum_weights: Mapping[str, float]) -> np.ndarray:
