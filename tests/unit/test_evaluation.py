@@ -142,6 +142,25 @@ def test_the_generators_are_left_as_they_were(model: Path, data_dir: Path) -> No
     assert shares[-1] == 1.0
 
 
+def test_the_generators_of_cards_are_left_as_they_were_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two cards made up, whose generators' states are a number each."""
+    from sixgig.evaluate import harness
+
+    states = {0: torch.tensor([7]), 1: torch.tensor([8])}
+
+    def seed_all(seed: int) -> None:
+        states.update(dict.fromkeys(states, torch.tensor([seed])))
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(states))
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: states[int(device)])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: states.update({int(device): state}))
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seed_all)
+    with harness._own_randomness():
+        assert [int(state) for state in states.values()] == [1234, 1234]
+    assert [int(state) for state in states.values()] == [7, 8]
+
+
 def evaluated(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, Any, str]:
     status = run(["eval", *words])
     captured = capsys.readouterr()

@@ -290,17 +290,19 @@ def _plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _own_randomness() -> Iterator[None]:
-    """simple_evaluate's seeds, and afterwards the generators as they were."""
-    state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(_PYTHON_SEED)
-    np.random.seed(_OTHER_SEED)
-    torch.manual_seed(_OTHER_SEED)
-    try:
-        yield
-    finally:
-        random.setstate(state[0])
-        np.random.set_state(state[1])
-        torch.set_rng_state(state[2])
+    """simple_evaluate's seeds, and afterwards the generators as they were, the cards' too."""
+    # Cards that this process has not touched have no generator yet, and asking for one would take memory.
+    cards = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+    state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=cards, device_type="cuda"):
+        random.seed(_PYTHON_SEED)
+        np.random.seed(_OTHER_SEED)
+        torch.manual_seed(_OTHER_SEED)
+        try:
+            yield
+        finally:
+            random.setstate(state[0])
+            np.random.set_state(state[1])
 
 
 class _Kept(logging.Handler):
