@@ -16,7 +16,9 @@ from tiny_model import tiny_folder
 from sixgig.cli.main import run
 from sixgig.data.benchmarks import load_benchmark
 from sixgig.errors import InputError, NotAvailableError, UnknownNameError
+from sixgig.evaluate import mmlu_tasks
 from sixgig.evaluate.harness_tasks import require_installed, task_of
+from sixgig.experiments.evaluation_config import EvaluationConfig
 from sixgig.report.schema import Result
 
 pytest.importorskip("lm_eval", reason="needs lm-eval: pip install 'sixgig[eval]'")
@@ -264,8 +266,23 @@ def test_examples_and_parts_that_no_file_has(model: Path, data_dir: Path, tmp_pa
         ours(model, "arc_challenge", data_dir)
     with pytest.raises(NotAvailableError, match="abstract_algebra"):
         ours(model, "mmlu", data_dir)
-    with pytest.raises(UnknownNameError, match="mmlu_anatomi"):
-        ours(model, "mmlu_anatomi", data_dir)
+
+
+@pytest.mark.parametrize("name", ["mmlu_anatomi", "mmlu_pro", "mmlu_generative", "mmlu_", "mmlu_stem_tasks"])
+def test_of_mmlu_only_its_groups_and_subjects_are_tasks(name: str) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        EvaluationConfig(model="m", tasks=("wikitext", name))
+    assert name != "mmlu_anatomi" or "mmlu_anatomy" in caught.value.suggestions
+
+
+def test_the_subjects_of_mmlus_groups_are_lm_evals() -> None:
+    index = task_manager().task_index
+    for group, subjects in mmlu_tasks.GROUPS.items():
+        assert set(index[f"mmlu_{group}_tasks"].tags) == {f"mmlu_{subject}" for subject in subjects}
+        assert mmlu_tasks.subjects_of(f"mmlu_{group}") == subjects
+    assert all(name in index and task_of(name).repo == "cais/mmlu" for name in mmlu_tasks.NAMES)
+    assert len(mmlu_tasks.subjects_of("mmlu")) == 57
+    assert mmlu_tasks.subjects_of("mmlu_anatomy") == ("anatomy",)
 
 
 def test_a_group_of_mmlu_counts_its_subjects(model: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ import torch
 from ..data.benchmarks import Benchmark, load_benchmark
 from ..errors import InputError
 from ..load.loaded import LoadedModel
-from .harness_data import check_known, check_parts, over_hub_data, over_local_data
+from .harness_data import check_parts, over_hub_data, over_local_data
 from .harness_hub import hub_revision
 from .harness_tasks import check_sizes, check_tasks, harness_versions, require_installed, task_of
 
@@ -144,7 +144,6 @@ def _evaluate_one(
         from .harness_model import harness_lm
 
         manager = _task_manager()
-        check_known(name, manager)
         tasks, revision = _loaded_task(name, benchmark, manager, Path(at), options["num_fewshot"], announce)
         _set_shots(tasks["tasks"], options["num_fewshot"])
         model = harness_lm(loaded, progress=progress, announce=announce, **model_options)
@@ -208,7 +207,7 @@ def _loaded_task(
     if benchmark is None:
         revision = hub_revision(task_of(name), announce)
         return over_hub_data(name, manager, revision, folder), revision
-    check_parts(name, benchmark, manager, num_fewshot)
+    check_parts(name, benchmark, num_fewshot)
     return over_local_data(name, manager, benchmark, folder), None
 
 
