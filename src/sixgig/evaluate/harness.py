@@ -92,7 +92,7 @@ def evaluate_tasks(
     check_sizes(limit, num_fewshot, max_length)
     require_installed(tasks)
     if chat:
-        require_chat_template(loaded)
+        require_chat_template(loaded.tokenizer, loaded.folder)
     found: list[HarnessResult] = []
     for place, name in enumerate(tasks):
         # torch.inference_mode would be quicker on small models, but lm-eval computes without it.
@@ -115,12 +115,12 @@ def evaluate_tasks(
     )
 
 
-def require_chat_template(loaded: LoadedModel) -> None:
-    """Raises InputError where the tokenizer has no chat template."""
-    if not getattr(loaded.tokenizer, "chat_template", None):
+def require_chat_template(tokenizer: Any, folder: Path) -> None:
+    """Raises InputError where the tokenizer, of `folder`, has no chat template."""
+    if not getattr(tokenizer, "chat_template", None):
         raise InputError(
             "this model has no chat template",
-            where=str(loaded.folder),
+            where=str(folder),
             todo="leave out --chat, or evaluate the model's instruction-tuned variant",
         )
 
