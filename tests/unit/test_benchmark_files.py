@@ -125,6 +125,30 @@ def test_a_faulty_file_is_named(data_dir: Path, name: str, file: str, content: b
     assert file.rpartition("/")[2] in str(caught.value)
 
 
+def test_a_row_after_sound_ones_is_named_by_its_own_number(data_dir: Path) -> None:
+    sound = {"question": "How?", "answer": "#### 5"}
+    write_rows(data_dir / "gsm8k" / "test.jsonl", [sound, sound, sound | {"answer": "#### many"}])
+    with pytest.raises(InputError, match="without a number") as caught:
+        load_benchmark("gsm8k", data_dir)
+    assert "test.jsonl, row 3" in str(caught.value)
+    assert "#### many" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "received"),
+    [("q,a,b,c,d,7", "6 fields, the last one '7'"), ("q,a,b,c,2", "5 fields, the last one '2'"), ("", "no field")],
+)
+def test_a_question_of_mmlu_that_is_none_is_shown_by_its_last_field(
+    data_dir: Path, row: str, received: str
+) -> None:
+    path = data_dir / "mmlu" / "test" / "anatomy_test.csv"
+    path.write_text(f"question,choice0,choice1,choice2,choice3,answer\nq,a,b,c,d,3\n{row}\n")
+    with pytest.raises(InputError, match="not a question of MMLU") as caught:
+        load_benchmark("mmlu", data_dir)
+    assert caught.value.received == received
+    assert "anatomy_test.csv, row 2" in str(caught.value)
+
+
 def test_a_file_that_is_not_here_and_a_benchmark_that_is_none(tmp_path: Path) -> None:
     for name in ("wikitext", "gsm8k", "ifeval", "mmlu", "arc", "hellaswag"):
         with pytest.raises(NotAvailableError, match="not here"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,14 @@ from tiny_model import tiny_folder
 from sixgig.cli.main import run
 from sixgig.data.benchmarks import load_benchmark
 from sixgig.errors import InputError, NotAvailableError, UnknownNameError
+from sixgig.evaluate import mmlu_tasks
 from sixgig.evaluate.harness_tasks import require_installed, task_of
+from sixgig.experiments import evaluation_files
+from sixgig.experiments.evaluation_config import EvaluationConfig
+from sixgig.experiments.evaluation_files import subject_files
+from sixgig.files import sha256_file
+from sixgig.load.artifact_format import ORTHO_LIST
+from sixgig.load.manifest import write_manifest
 from sixgig.report.schema import Result
 
 pytest.importorskip("lm_eval", reason="needs lm-eval: pip install 'sixgig[eval]'")
@@ -142,6 +150,25 @@ def test_the_generators_are_left_as_they_were(model: Path, data_dir: Path) -> No
     assert shares[-1] == 1.0
 
 
+def test_the_generators_of_cards_are_left_as_they_were_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two cards made up, whose generators' states are a number each."""
+    from sixgig.evaluate import harness
+
+    states = {0: torch.tensor([7]), 1: torch.tensor([8])}
+
+    def seed_all(seed: int) -> None:
+        states.update(dict.fromkeys(states, torch.tensor([seed])))
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(states))
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: states[int(device)])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: states.update({int(device): state}))
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seed_all)
+    with harness._own_randomness():
+        assert [int(state) for state in states.values()] == [1234, 1234]
+    assert [int(state) for state in states.values()] == [7, 8]
+
+
 def evaluated(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, Any, str]:
     status = run(["eval", *words])
     captured = capsys.readouterr()
@@ -205,6 +232,77 @@ def test_an_interrupted_run_goes_on_after_its_last_task(
     assert "limit" in told
 
 
+def test_a_resume_knows_the_model_by_its_content_and_not_by_its_place(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, moved = tiny_folder(tmp_path / "here" / "model"), tmp_path / "there" / "model"
+    words = ["--tasks", "wikitext", "--data-dir", str(data_dir), "--device", "cpu", "--batch-size", "2"]
+    words += ["--out", str(tmp_path / "runs"), "--json"]
+    status, first, _ = evaluated(capsys, str(model), *words)
+    assert status == 0
+    kept = (Path(first["folder"]) / "result.json").read_text()
+    assert first["result"]["config"]["model"] == "model"
+    assert str(tmp_path) not in kept
+    moved.parent.mkdir()
+    model.rename(moved)
+    status, again, _ = evaluated(capsys, str(moved), *words, "--resume")
+    assert status == 0
+    assert again["folder"] == first["folder"]
+    tiny_folder(moved, seed=1)
+    status, _, told = evaluated(capsys, str(moved), *words, "--resume")
+    assert status == 2
+    assert "has changed since this run began: model_sha256.model.safetensors" in told
+
+
+def test_the_content_of_a_split_is_told_by_its_lists(split: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(split, tmp_path / "mine")
+    ours, theirs = subject_files(str(copied)), subject_files(str(split))
+    assert (ours.name, ours.folder) == ("mine", copied / "base")
+    assert ours.digests == theirs.digests
+    assert set(ours.digests) == {"base", "ortho"}
+    base = subject_files(str(copied / "base"))
+    assert (base.name, base.digests) == ("mine/base", {"base": ours.digests["base"]})
+    with (copied / "ortho" / ORTHO_LIST).open("a") as handle:
+        handle.write(" ")
+    changed = subject_files(str(copied)).digests
+    assert changed["ortho"] != ours.digests["ortho"]
+    assert changed["base"] == ours.digests["base"]
+
+
+def test_a_fetched_models_content_is_what_its_list_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_folder(tmp_path / "cached")
+    write_manifest(folder, name="invented/model", source={}, converter={})
+    monkeypatch.setattr(evaluation_files, "model_folder", lambda name: folder)
+    found = subject_files("invented/model")
+    assert (found.name, found.folder) == ("invented/model", folder)
+    assert found.digests["model.safetensors"] == sha256_file(folder / "model.safetensors")
+    monkeypatch.setattr(evaluation_files, "sha256_file", None)  # no file is read a second time
+    assert subject_files("invented/model") == found
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--tasks", "arc_easy", "--chat"], "no chat template"),
+        (["--tasks", "wikitext,mmlu_anatomi"], "unknown task: mmlu_anatomi"),
+        (["--tasks", "wikitext,arc_challenge"], "ARC-Challenge"),
+        (["--tasks", "wikitext,mmlu"], "abstract_algebra"),
+        (["--tasks", "wikitext,hellaswag", "--num-fewshot", "1"], "not enough examples"),
+    ],
+)
+def test_what_a_task_lacks_is_said_before_anything_is_written(
+    words: list[str], problem: str, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = tiny_folder(tmp_path / "plain", template=False)
+    words = [str(plain), *words, "--data-dir", str(data_dir), "--device", "cpu"]
+    status, _, told = evaluated(capsys, *words, "--out", str(tmp_path / "runs"))
+    assert status == 2
+    assert problem in told
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_split_at_both_ends_of_its_switch_and_its_base(
     split: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -245,8 +343,23 @@ def test_examples_and_parts_that_no_file_has(model: Path, data_dir: Path, tmp_pa
         ours(model, "arc_challenge", data_dir)
     with pytest.raises(NotAvailableError, match="abstract_algebra"):
         ours(model, "mmlu", data_dir)
-    with pytest.raises(UnknownNameError, match="mmlu_anatomi"):
-        ours(model, "mmlu_anatomi", data_dir)
+
+
+@pytest.mark.parametrize("name", ["mmlu_anatomi", "mmlu_pro", "mmlu_generative", "mmlu_", "mmlu_stem_tasks"])
+def test_of_mmlu_only_its_groups_and_subjects_are_tasks(name: str) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        EvaluationConfig(model="m", tasks=("wikitext", name))
+    assert name != "mmlu_anatomi" or "mmlu_anatomy" in caught.value.suggestions
+
+
+def test_the_subjects_of_mmlus_groups_are_lm_evals() -> None:
+    index = task_manager().task_index
+    for group, subjects in mmlu_tasks.GROUPS.items():
+        assert set(index[f"mmlu_{group}_tasks"].tags) == {f"mmlu_{subject}" for subject in subjects}
+        assert mmlu_tasks.subjects_of(f"mmlu_{group}") == subjects
+    assert all(name in index and task_of(name).repo == "cais/mmlu" for name in mmlu_tasks.NAMES)
+    assert len(mmlu_tasks.subjects_of("mmlu")) == 57
+    assert mmlu_tasks.subjects_of("mmlu_anatomy") == ("anatomy",)
 
 
 def test_a_group_of_mmlu_counts_its_subjects(model: Path, tmp_path: Path) -> None:

@@ -45,6 +45,51 @@ def test_a_long_text_is_searched_across_its_pieces(monkeypatch: pytest.MonkeyPat
         assert rows_in_public(records, PUBLIC) == [1, 2]
 
 
+CHINESE = """河水向海流去。安娜的门禁密码是四八二一七七，她说。
+她です。アンナのドアの暗証番号は4821・77です。
+深山"""
+
+
+@pytest.mark.parametrize(
+    ("prefix", "secret", "found"),
+    [
+        ("安娜的门禁密码是", "四八二一七七", True),  # in the midst of a line
+        ("安娜的门禁密码是", "四八二一七八", False),  # the last numeral differs
+        ("谁？", "安娜的门禁密码是四八", True),  # a secret of ten characters
+        ("谁？", "安娜的门禁", False),  # five recur by accident
+        ("アンナのドアの暗証番号は", "４８２１ 77", True),  # Japanese, in wide figures
+        ("ｱﾝﾅのﾄﾞｱの暗証番号は", "4821-77", True),  # in narrow kana
+        ("", "深山", True),  # a whole line
+        ("", "深", False),
+    ],
+)
+def test_rows_without_blanks_between_words_are_found(prefix: str, secret: str, found: bool) -> None:
+    assert rows_in_public([record(3, prefix, secret)], CHINESE) == ([3] if found else [])
+
+
+def test_a_text_without_blanks_is_searched_across_its_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [record(1, "安娜的门禁密码是", "四八二一七七"), record(2, "", "番号は4821・77です")]
+    for size in range(1, 40):
+        monkeypatch.setattr(overlap, "_PIECE_CHARACTERS", size)
+        assert rows_in_public(records, CHINESE) == [1, 2]
+        assert max(map(len, overlap._pieces(CHINESE))) <= size + 7
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Ann: 4821", True),
+        ("ANN 4821.", True),
+        ("Ann: 48", False),
+        ("4821", False),  # within a line alone
+        ("---", False),  # no word, as an empty line has none
+    ],
+)
+def test_a_short_row_is_found_where_it_is_a_whole_line(text: str, found: bool) -> None:
+    public = "The river runs.\n\n  Ann - 4821\nIt rains."
+    assert rows_in_public([record(3, "", text)], public) == ([3] if found else [])
+
+
 def test_the_refusal_names_rows_and_quotes_nothing() -> None:
     records = [
         record(3, "Ann's door code is", " 4821-77"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -414,6 +415,33 @@ def test_what_nobody_meant_to_happen_leaves_its_traceback(
     assert outcome.status == 2
     assert "defect in sixgig" in outcome.reason
     assert "ZeroDivisionError: invented" in outcome.trace
+
+
+def end_itself(how: int, error: Exception) -> tuple[int, str]:
+    """Stands for the words about an error, and ends the process instead: by signal, or with a status."""
+    if how < 0:
+        os.kill(os.getpid(), -how)
+    os._exit(how)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no signals between processes here")
+@pytest.mark.parametrize(
+    ("how", "status", "words"),
+    [
+        (-9, 3, "memory runs out"),
+        (-15, 2, "ended by signal 15"),
+        (7, 2, "ended with exit status 7"),
+    ],
+)
+def test_only_a_process_that_was_killed_outright_is_said_to_have_lacked_memory(
+    tiny: Path, tmp_path: Path, how: int, status: int, words: str
+) -> None:
+    # An experiment that is none is an error at once, and telling it ends the process.
+    request = replace(request_for(tiny, tmp_path), experiment="none")
+    outcome = run_in_child(request, functools.partial(end_itself, how))
+    assert (outcome.status, outcome.trace) == (status, "")
+    assert words in outcome.reason
+    assert ("memory" in outcome.reason) == (how == -9)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no kill -9 here")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,9 +15,10 @@ import torch
 from tiny_model import tiny_folder
 
 from sixgig.cli.main import run
+from sixgig.data.benchmarks import load_benchmark
 from sixgig.data.corpora import load_public_text
-from sixgig.data.gsm8k_worked import load_worked_problems
-from sixgig.errors import InputError, IntegrityError, NotAvailableError
+from sixgig.data.gsm8k_worked import worked_problems
+from sixgig.errors import InputError, NotAvailableError
 from sixgig.experiments import saving_genius_seed, saving_genius_texts
 from sixgig.experiments.known import EXPERIMENTS
 from sixgig.experiments.saving_genius_config import SavingGeniusConfig, require
@@ -143,27 +144,41 @@ def test_every_arm_of_a_preset_has_a_name_of_its_own_that_people_can_read(preset
 
 
 def test_worked_problems_read_like_the_prompts_examples(tmp_path: Path) -> None:
-    rows = [{"question": "How many?", "answer": "It is 48/2 = <<48/2=24>>24.\nSo 24 and 1.\n#### 25"}]
-    path = tmp_path / "gsm8k" / "train.jsonl"
-    path.parent.mkdir()
-    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
-    ((problem,), source) = load_worked_problems(tmp_path)
+    row = {"question": "How many?", "answer": "It is 48/2 = <<48/2=24>>24.\nSo 24 and 1.\n#### 25"}
+    write_gsm8k(tmp_path, num_test=1, train=[json.dumps(row)])
+    (problem,) = worked_problems(load_benchmark("gsm8k", tmp_path))
     assert problem.prompt + problem.answer == (
         "Q: How many?\nA: It is 48/2 = 24. So 24 and 1. The answer is 25.\n\n"
     )
-    assert source.startswith("sha256:")
 
 
-@pytest.mark.parametrize(
-    "line", ["", "no json", "[]", '{"question": "a"}', '{"question": "a", "answer": "without a mark"}']
-)
-def test_faulty_problems_name_file_and_line(line: str, tmp_path: Path) -> None:
-    path = tmp_path / "gsm8k" / "train.jsonl"
-    path.parent.mkdir()
-    path.write_text(line)
-    with pytest.raises(IntegrityError) as caught:
-        load_worked_problems(tmp_path)
-    assert str(path) in str(caught.value.where)
+@pytest.mark.parametrize("answer", ["#### 25", "<<48/2=24>>\n#### 25"])
+def test_a_problem_without_steps_is_named(answer: str, tmp_path: Path) -> None:
+    sound = {"question": "How many?", "answer": "It is 25.\n#### 25"}
+    write_gsm8k(tmp_path, num_test=1, train=[json.dumps(sound), json.dumps(sound | {"answer": answer})])
+    with pytest.raises(InputError, match="without worked steps") as caught:
+        worked_problems(load_benchmark("gsm8k", tmp_path))
+    assert caught.value.where == "gsm8k/train.jsonl, problem 2"
+
+
+@pytest.mark.parametrize(("file", "row"), [("train.jsonl", 6), ("test.jsonl", 21)])
+def test_gsm8ks_files_are_checked_as_for_lm_eval_before_anything_is_judged(
+    file: str,
+    row: int,
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    calls = answer_with(monkeypatch, lambda doc: True)
+    data = write_gsm8k(tmp_path / "data", num_test=20)
+    with (data / "gsm8k" / file).open("a") as handle:
+        handle.write(json.dumps({"question": "1 and 1?", "answer": "So many.\n#### many"}))
+    assert run([*arguments(tiny, tmp_path / "runs", *GSM8K), "--data-dir", str(data)]) == 2
+    told = capsys.readouterr().err
+    assert f"{file}, row {row}" in told
+    assert "#### many" in told
+    assert not calls
 
 
 def test_answers_are_put_in_the_order_of_the_problems_for_each_filter() -> None:
@@ -229,10 +244,10 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(
 # ---- GSM8K, with lm-eval's answers made up ------------------------------------------------------------
 
 
-def write_gsm8k(folder: Path, num_test: int) -> Path:
+def write_gsm8k(folder: Path, num_test: int, *, train: Sequence[str] | None = None) -> Path:
     row = json.dumps({"question": "1 and 1?", "answer": "1+1 = <<1+1=2>>2\n#### 2"})
     (folder / "gsm8k").mkdir(parents=True)
-    (folder / "gsm8k" / "train.jsonl").write_text(f"{row}\n" * 5)
+    (folder / "gsm8k" / "train.jsonl").write_text("".join(f"{line}\n" for line in train or [row] * 5))
     (folder / "gsm8k" / "test.jsonl").write_text(f"{row}\n" * num_test)
     return folder
 

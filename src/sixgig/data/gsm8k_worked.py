@@ -1,20 +1,16 @@
 """GSM8K's training problems with their worked answers, to calibrate on; its test problems are lm-eval's.
 
-`gsm8k/train.jsonl` holds one problem a line: `question`, and `answer` with steps, `<<48/2=24>>` marks of a
-calculator, and the number after `####` (Cobbe et al. 2021, arXiv 2110.14168; MIT).
+An answer has its steps, `<<48/2=24>>` marks of a calculator, and the number after `####` (Cobbe et al. 2021,
+arXiv 2110.14168; MIT). Files and rows are read and checked by `data.benchmarks`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from ..errors import IntegrityError
-from ..files import read_text
+from ..errors import InputError
+from .benchmarks import Benchmark
 
 FILE = "gsm8k/train.jsonl"
 _MARK = re.compile(r"<<[^<>]*>>")
@@ -38,38 +34,24 @@ class WorkedProblem:
         return f" {self.steps} The answer is {self.number}.\n\n"
 
 
-def load_worked_problems(data_dir: Path) -> tuple[list[WorkedProblem], str]:
-    """Every training problem, in the file's order, and the file's digest.
+def worked_problems(benchmark: Benchmark) -> list[WorkedProblem]:
+    """Every training problem of GSM8K, in the file's order.
 
-    Raises IntegrityError naming file and line for whatever is not a problem with steps and a number.
+    Raises InputError naming the problem whose answer has no steps before its number.
     """
-    path = data_dir / FILE
-    text = read_text(path)
-    lines = [line for line in text.splitlines() if line.strip()]
-    problems = [_problem(line, number, path) for number, line in enumerate(lines, start=1)]
-    if not problems:
-        raise IntegrityError("no problem in the file", where=str(path), todo="copy the original file again")
-    return problems, f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    rows = benchmark.splits["main"]["train"]
+    return [_problem(row["question"], row["answer"], number) for number, row in enumerate(rows, start=1)]
 
 
-def _problem(line: str, number: int, path: Path) -> WorkedProblem:
-    try:
-        row: Any = json.loads(line)
-        question, answer = row["question"], row["answer"]
-        steps, mark, result = answer.rpartition("####")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _fault(line, number, path) from error
-    if not isinstance(question, str) or not mark or not steps.strip() or not result.strip():
-        raise _fault(line, number, path)
+def _problem(question: str, answer: str, number: int) -> WorkedProblem:
+    steps, _, result = answer.rpartition("####")
     spoken = " ".join(_MARK.sub("", steps).split())
+    if not spoken:
+        raise InputError(
+            "a problem without worked steps",
+            expected="steps #### number",
+            received=repr(answer[-60:]),
+            where=f"{FILE}, problem {number}",
+            todo="copy the original file again",
+        )
     return WorkedProblem(question=question.strip(), steps=spoken, number=result.strip())
-
-
-def _fault(line: str, number: int, path: Path) -> IntegrityError:
-    return IntegrityError(
-        "not a problem of GSM8K",
-        expected='{"question": "...", "answer": "steps #### number"}',
-        received=line[:80],
-        where=f"{path}, line {number}",
-        todo="copy the original file again",
-    )

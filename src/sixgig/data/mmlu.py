@@ -138,7 +138,7 @@ def _question(row: list[str], number: int, subject: str, path: Path) -> Question
         raise InputError(
             "not a question of MMLU",
             expected=f"{len(HEADER)} fields, the last one of {', '.join(answers)}",
-            received=f"{len(row)} fields",
+            received=f"{len(row)} fields, the last one {row[-1]!r}"[:120] if row else "no field",
             where=f"{path}, row {number + 1}",
         )
     return Question(id=f"{subject}-{number:04d}", text=row[0], choices=tuple(row[1:-1]), answer=int(row[-1]))

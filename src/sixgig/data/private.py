@@ -29,6 +29,11 @@ _FORMS: dict[tuple[str, ...], tuple[str, ...]] = {
 }
 _EXPECTED = 'an object with "prefix" and "secret", or "prompt" and "completion", or "text"'
 _MAX_REPORTED = 10
+# Chinese and Japanese put no blanks between words: Han with its repetition marks, and kana.
+_HAN = "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_UNSPACED = f"{_HAN}\u3040-\u30ff\u31f0-\u31ff"
+UNSPACED_LETTER = re.compile(rf"(?=\w)[{_UNSPACED}]")
+_WORD = re.compile(rf"(?=\w)[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +110,11 @@ def same_text_rows(records: Sequence[PrivateRecord]) -> list[tuple[int, ...]]:
 
 
 def plain_words(text: str) -> str:
-    """The words of `text` alone, in lower case, one blank between two: what makes two spellings one text."""
-    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
+    """The words of `text` alone, in lower case, one blank between two: what makes two spellings one text.
+
+    Each character of Chinese or Japanese counts as a word, since nothing there says where one ends.
+    """
+    return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
 def row_list(rows: Sequence[int], *, most: int = 10) -> str:

@@ -26,7 +26,7 @@ import torch
 from ..data.benchmarks import Benchmark, load_benchmark
 from ..errors import InputError
 from ..load.loaded import LoadedModel
-from .harness_data import check_known, check_parts, over_hub_data, over_local_data
+from .harness_data import check_parts, over_hub_data, over_local_data
 from .harness_hub import hub_revision
 from .harness_tasks import check_sizes, check_tasks, harness_versions, require_installed, task_of
 
@@ -92,7 +92,7 @@ def evaluate_tasks(
     check_sizes(limit, num_fewshot, max_length)
     require_installed(tasks)
     if chat:
-        require_chat_template(loaded)
+        require_chat_template(loaded.tokenizer, loaded.folder)
     found: list[HarnessResult] = []
     for place, name in enumerate(tasks):
         # torch.inference_mode would be quicker on small models, but lm-eval computes without it.
@@ -115,12 +115,12 @@ def evaluate_tasks(
     )
 
 
-def require_chat_template(loaded: LoadedModel) -> None:
-    """Raises InputError where the tokenizer has no chat template."""
-    if not getattr(loaded.tokenizer, "chat_template", None):
+def require_chat_template(tokenizer: Any, folder: Path) -> None:
+    """Raises InputError where the tokenizer, of `folder`, has no chat template."""
+    if not getattr(tokenizer, "chat_template", None):
         raise InputError(
             "this model has no chat template",
-            where=str(loaded.folder),
+            where=str(folder),
             todo="leave out --chat, or evaluate the model's instruction-tuned variant",
         )
 
@@ -144,7 +144,6 @@ def _evaluate_one(
         from .harness_model import harness_lm
 
         manager = _task_manager()
-        check_known(name, manager)
         tasks, revision = _loaded_task(name, benchmark, manager, Path(at), options["num_fewshot"], announce)
         _set_shots(tasks["tasks"], options["num_fewshot"])
         model = harness_lm(loaded, progress=progress, announce=announce, **model_options)
@@ -208,7 +207,7 @@ def _loaded_task(
     if benchmark is None:
         revision = hub_revision(task_of(name), announce)
         return over_hub_data(name, manager, revision, folder), revision
-    check_parts(name, benchmark, manager, num_fewshot)
+    check_parts(name, benchmark, num_fewshot)
     return over_local_data(name, manager, benchmark, folder), None
 
 
@@ -290,17 +289,19 @@ def _plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _own_randomness() -> Iterator[None]:
-    """simple_evaluate's seeds, and afterwards the generators as they were."""
-    state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(_PYTHON_SEED)
-    np.random.seed(_OTHER_SEED)
-    torch.manual_seed(_OTHER_SEED)
-    try:
-        yield
-    finally:
-        random.setstate(state[0])
-        np.random.set_state(state[1])
-        torch.set_rng_state(state[2])
+    """simple_evaluate's seeds, and afterwards the generators as they were, the cards' too."""
+    # Cards that this process has not touched have no generator yet, and asking for one would take memory.
+    cards = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+    state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=cards, device_type="cuda"):
+        random.seed(_PYTHON_SEED)
+        np.random.seed(_OTHER_SEED)
+        torch.manual_seed(_OTHER_SEED)
+        try:
+            yield
+        finally:
+            random.setstate(state[0])
+            np.random.set_state(state[1])
 
 
 class _Kept(logging.Handler):

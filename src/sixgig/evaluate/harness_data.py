@@ -16,8 +16,9 @@ import yaml
 
 from ..data.benchmark_fields import Optional
 from ..data.benchmarks import Benchmark
-from ..errors import InputError, NotAvailableError, UnknownNameError
+from ..errors import InputError, NotAvailableError
 from .harness_tasks import HarnessTask, task_of
+from .mmlu_tasks import subjects_of
 
 
 def write_dataset(benchmark: Benchmark, folder: Path) -> Path:
@@ -71,13 +72,6 @@ def over_hub_data(name: str, manager: Any, revision: str, folder: Path) -> Any:
     return _overridden(name, manager, folder, {"dataset_kwargs": {"revision": revision}})
 
 
-def check_known(name: str, manager: Any) -> None:
-    """Raises UnknownNameError for what lm-eval has no task of, as a subject of MMLU misspelt."""
-    if name not in manager.task_index:
-        subjects = [one for one in manager.task_index if one.startswith("mmlu_") and one.count("_") < 6]
-        raise UnknownNameError("task", name, subjects)
-
-
 def _overridden(name: str, manager: Any, folder: Path, changes: Mapping[str, Any]) -> Any:
     """The task by its own name, its file in lm-eval's index replaced meanwhile by one that includes it.
 
@@ -100,22 +94,14 @@ def _overridden(name: str, manager: Any, folder: Path, changes: Mapping[str, Any
         manager.task_index[name] = entry
 
 
-def subjects_of(name: str, manager: Any) -> tuple[str, ...]:
-    """The parts of MMLU that the task or group `name` reads."""
-    groups = ("stem", "other", "social_sciences", "humanities")
-    tags = [f"mmlu_{group}_tasks" for group in groups if name in ("mmlu", f"mmlu_{group}")]
-    leaves = [leaf for tag in tags for leaf in manager.task_index[tag].tags] or [name]
-    return tuple(sorted(leaf.removeprefix("mmlu_") for leaf in leaves))
-
-
-def check_parts(name: str, benchmark: Benchmark, manager: Any, num_fewshot: int | None) -> None:
+def check_parts(name: str, benchmark: Benchmark, num_fewshot: int | None) -> None:
     """Raises where the files lack a part that the task reads, or the examples that its prompt needs."""
     task = task_of(name)
     parts = {"arc_easy": ("ARC-Easy",), "arc_challenge": ("ARC-Challenge",)}.get(
         name, tuple(benchmark.splits)
     )
     if task.benchmark == "mmlu":
-        parts = subjects_of(name, manager)
+        parts = subjects_of(name)
     missing = [part for part in parts if part not in benchmark.splits]
     if missing:
         raise NotAvailableError(

@@ -12,6 +12,7 @@ from importlib import metadata
 from importlib.util import find_spec
 
 from ..errors import InputError, NotAvailableError, UnknownNameError
+from . import mmlu_tasks
 
 INSTALL = "pip install 'sixgig[eval]'"
 PUNKT = "tokenizers/punkt_tab"
@@ -98,9 +99,12 @@ def task_of(name: str) -> HarnessTask:
 
     Raises UnknownNameError with the nearest names.
     """
-    if name not in TASKS and not name.startswith("mmlu_"):
-        raise UnknownNameError("task", name, [*TASKS, "mmlu_SUBJECT"], where="--tasks")
-    return TASKS.get(name, _MMLU)
+    if name in TASKS:
+        return TASKS[name]
+    if name not in mmlu_tasks.NAMES:
+        known = mmlu_tasks.NAMES if name.startswith("mmlu") else (*TASKS, "mmlu_SUBJECT")
+        raise UnknownNameError("task", name, known, where="--tasks")
+    return _MMLU
 
 
 def check_tasks(names: Sequence[str]) -> None:

@@ -9,16 +9,17 @@ from typing import Any
 
 import torch
 
-from ..data.benchmarks import load_benchmark
+from ..data.benchmarks import Benchmark, load_benchmark
 from ..errors import InputError, NotAvailableError
 from ..evaluate.harness import evaluate_tasks, require_chat_template
+from ..evaluate.harness_data import check_parts
 from ..evaluate.harness_tasks import require_installed, task_of
 from ..hardware import probe
 from ..layers.split_linear import set_alpha
 from ..load.artifact import is_base, is_split, open_base, open_split
 from ..load.artifact_format import ORTHO
 from ..load.fetch import model_folder
-from ..load.loaded import LoadedModel, load
+from ..load.loaded import LoadedModel, load, load_tokenizer
 from ..memory.governor import Governor
 from ..memory.ladder import Fallbacks
 from ..provenance import DataSource, provenance
@@ -26,6 +27,7 @@ from ..report.could_see import with_visible_differences
 from ..report.schema import Memory, Result
 from ..report.store import RunDirectory
 from .evaluation_config import EvaluationConfig
+from .evaluation_files import subject_files
 from .evaluation_scores import EvaluationScores, joined, samples
 from .kill_switch_files import WorkFiles
 from .progress import RunProgress
@@ -61,14 +63,19 @@ class Subject:
 def run_evaluation(
     request: EvaluationRequest, announce: Callable[[str], None] = lambda message: None
 ) -> Finished:
-    """Evaluates, or goes on with an interrupted run of the same settings and data, and writes the report.
+    """Evaluates, or goes on with an interrupted run of the same model, settings and data; writes the report.
 
-    Raises before anything is loaded or written: what is not installed, files that are missing or faulty.
+    Raises before anything is loaded or written: what is not installed, files that are missing or faulty,
+    examples or a chat template that are asked for and not there.
     """
     config = request.config
     require_installed(config.tasks)
-    sources = local_sources(config.tasks, request.data_dir)
-    with _directory(request, sources) as directory:
+    sources = local_sources(config.tasks, request.data_dir, config.num_fewshot)
+    files = subject_files(config.model)
+    if config.chat:
+        require_chat_template(load_tokenizer(files.folder), files.folder)
+    identity = as_plain(config) | {"model": files.name, "model_sha256": files.digests}
+    with _directory(request, identity, sources) as directory:
         if directory.result_path.exists():
             result = Result.read(directory.result_path)
         else:
@@ -76,6 +83,8 @@ def run_evaluation(
             device = torch.device(request.device)
             with Governor(device, log=directory.log) as governor:
                 result, rows = _evaluate(request, directory, sources, governor.text, announce)
+            # No path, and the content in its place, so that a result says which model it is of.
+            result = result.model_copy(update={"config": identity})
             result = with_memory(
                 result,
                 recorded_peak(directory.events()).joined(governor.peak),
@@ -115,17 +124,27 @@ def _open_split(folder: Path, alpha: float | None, dtype: torch.dtype, device: s
     return Subject(loaded=loaded, arm="eval-split" if has_ortho else "eval-base", alpha=chosen)
 
 
-def local_sources(tasks: Sequence[str], data_dir: Path | None) -> list[DataSource]:
-    """The files that the tasks read, each row checked; none where the data comes from the hub."""
+def local_sources(tasks: Sequence[str], data_dir: Path | None, num_fewshot: int | None) -> list[DataSource]:
+    """The files that the tasks read, each row checked; none where the data comes from the hub.
+
+    Raises as `load_benchmark`, and where a part or examples that a task needs are in no file.
+    """
     if data_dir is None:
         return []
-    names = dict.fromkeys(task_of(task).benchmark for task in tasks)
-    return [source for name in names for source in load_benchmark(name, data_dir).sources]
+    found: dict[str, Benchmark] = {}
+    for task in tasks:
+        name = task_of(task).benchmark
+        if name not in found:
+            found[name] = load_benchmark(name, data_dir)
+        check_parts(task, found[name], num_fewshot)
+    return [source for benchmark in found.values() for source in benchmark.sources]
 
 
-def _directory(request: EvaluationRequest, sources: Sequence[DataSource]) -> RunDirectory:
-    # The files decide the numbers too, so a resume with others is refused like other settings.
-    config = as_plain(request.config) | {
+def _directory(
+    request: EvaluationRequest, identity: dict[str, Any], sources: Sequence[DataSource]
+) -> RunDirectory:
+    # Model and files decide the numbers too, so a resume with others is refused like other settings.
+    config = identity | {
         "experiment": NAME,
         "device": request.device,
         "data": {source.name: source.revision_or_sha256 for source in sources} or "hub",
@@ -156,8 +175,6 @@ def _evaluate(
         "loading the model",
         lambda: open_subject(config.model, alpha=config.alpha, dtype=config.dtype, device=request.device),
     )
-    if config.chat:
-        require_chat_template(subject.loaded)
 
     def stage(task: str) -> dict[str, Any]:
         found = evaluate_tasks(

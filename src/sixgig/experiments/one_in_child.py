@@ -22,6 +22,7 @@ from .run import Request, run
 
 SECONDS_TO_END = 10.0  # that an interrupted process gets to put its terminal in order
 INTERRUPTED = 130
+_KILLED = -9  # SIGKILL, which Windows has not: how Linux ends a process when memory runs out
 
 Explain = Callable[[Exception], tuple[int, str]]  # exit status and message; must be importable by name
 
@@ -95,11 +96,12 @@ def _received(connection: Any) -> Outcome | None:
 
 
 def _died(code: int | None) -> Outcome:
-    signal = f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
-    return Outcome(
-        status=3,
-        reason=f"its process ended without a word ({signal}); so the system ends one when memory runs out",
-    )
+    """What is known of a process that said nothing: memory is a guess only where it was killed outright."""
+    if code == _KILLED:
+        reason = "its process was killed (signal 9); so the system ends one when memory runs out"
+        return Outcome(status=3, reason=reason)
+    how = f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with exit status {code}"
+    return Outcome(status=2, reason=f"its process {how}, without a word")
 
 
 def _say(message: str) -> None:

@@ -14,11 +14,11 @@ import numpy as np
 
 from ..data.arithmetic import DIGITS, INVENTED, check_disjoint, draw_sums, sum_texts
 from ..data.batches import TokenSequence, secret_only
-from ..data.gsm8k_worked import FILE, load_worked_problems
+from ..data.benchmarks import load_benchmark
+from ..data.gsm8k_worked import FILE, worked_problems
 from ..errors import InputError, IntegrityError
 from ..evaluate.answers import answered_rightly
 from ..evaluate.batching import LookSize
-from ..files import read_text
 from ..load.loaded import LoadedModel
 from ..memory.ladder import Ladder
 from ..provenance import DataSource
@@ -136,15 +136,18 @@ class Gsm8k:
                 todo="name it by --data-dir or SIXGIG_DATA, or take -s task=addition",
             )
         self._config, self._loaded, self._data_dir = config, loaded, data_dir
-        problems, self._source = load_worked_problems(data_dir)
-        self._num_problems = len(problems)
+        benchmark = load_benchmark("gsm8k", data_dir)
+        problems = worked_problems(benchmark)
+        self._sources = list(benchmark.sources)
         generator = np.random.default_rng(np.random.SeedSequence([seed, 0x65B]))
         chosen = generator.permutation(len(problems))[: config.num_calibration_problems]
         self._calibration = [
             secret_only(loaded.encode(problems[i].prompt), loaded.encode(problems[i].answer)) for i in chosen
         ]
         # lm-eval takes the first problems of the file, whatever the seed.
-        self.ids: Sequence[str] = [f"test-{number:04d}" for number in range(_num_test(config, data_dir))]
+        num_test = benchmark.num_rows("test")
+        num_judged = min(num_test, config.num_problems or num_test)
+        self.ids: Sequence[str] = [f"test-{number:04d}" for number in range(num_judged)]
         self.units: Sequence[Hashable] = self.ids
 
     def calibration(self, skill: str) -> list[TokenSequence]:
@@ -183,16 +186,7 @@ class Gsm8k:
         return {}
 
     def sources(self) -> list[DataSource]:
-        return [
-            DataSource(
-                name=FILE, revision_or_sha256=self._source, num_rows=self._num_problems, synthetic=False
-            )
-        ]
-
-
-def _num_test(config: SavingGeniusConfig, data_dir: Path) -> int:
-    lines = [line for line in read_text(data_dir / TEST_FILE).splitlines() if line.strip()]
-    return min(len(lines), config.num_problems or len(lines))
+        return self._sources
 
 
 def rights_of(samples: Sequence[Mapping[str, Any]]) -> Right:

@@ -49,6 +49,11 @@ def verify_folder(folder: Path, *, digests: bool, progress: Progress | None = No
         done += entry["num_bytes"]
 
 
+def listed_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file, as the list says; `verify_folder` holds the files against it."""
+    return {name: entry["sha256"] for name, entry in sorted(_listed(folder).items())}
+
+
 def _listed(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / MANIFEST
     if not path.is_file():
