@@ -13,6 +13,7 @@ from sixgig.errors import InputError
 from sixgig.evaluate.observation import CanaryOutcome, Observation
 from sixgig.experiments import dual_dp_pools
 from sixgig.experiments.dual_dp_config import DUAL_DP_PRESETS, DualDpConfig
+from sixgig.experiments.dual_dp_levels import Cost, cost_of, perplexity, ratio
 from sixgig.experiments.dual_dp_pools import DualDpPools
 from sixgig.experiments.dual_dp_scores import DualDpScores
 from sixgig.experiments.dual_dp_seed import noise_arm, noise_condition
@@ -184,6 +185,44 @@ def test_a_level_that_a_curve_does_not_cross_is_said(curve: list[tuple[float, fl
     assert verdict.passed is None
     assert verdict.value is None
     assert words in verdict.threshold
+
+
+def hardly_protected() -> DualDpPools:
+    """Noise on all weights comes down to one bit at its last step, and in many resamples it does not."""
+    leaks = [(known, 3.0 + 1 - known) for known in (1.0, 0.75, 0.4, 0.3, 0.18)]
+    return DualDpPools(CONFIG, observations(truth={**TRUTH, ALL: leaks}))
+
+
+def test_resamples_that_never_fall_to_the_level_are_infinitely_dear_and_leave_it_open() -> None:
+    pools = hardly_protected()
+    cost = cost_of(pools.curves[ALL], 1.0)
+    assert isinstance(cost, Cost)
+    never = float(np.isinf(cost.nats_B).mean())
+    assert 0.03 < never < 0.97
+    verdict = one({v.criterion: v for v in verdicts(pools)}, "at 1 bit", "noise on all weights")
+    assert (verdict.value or 9) < 1
+    assert (verdict.low, verdict.passed, verdict.needed_n) == (None, None, None)
+    assert verdict.high is not None
+    assert f"no lower end: {never:.1%} of resamples" in verdict.note
+    (score,) = [s for s in DualDpScores(pools).all({}) if (s.name, s.arm) == ("perplexity_at_1_bits", ALL)]
+    assert (score.high, score.value is None) == (None, False)
+    assert "never fall so low" in score.note
+
+
+def test_where_neither_gets_there_the_ratio_may_be_anything() -> None:
+    pools = hardly_protected()
+    inf = np.inf
+    never, always = Cost(nats=1.0, nats_B=np.array([1.0, inf] * 50)), Cost(nats=1.0, nats_B=np.ones(100))
+    ends = [
+        (found.low, found.high)
+        for found in (
+            ratio(pools, *pair).interval for pair in ((never, never), (never, always), (always, never))
+        )
+    ]
+    assert ends == [(0, inf), (1, inf), (0, 1)]
+    rare = Cost(nats=1.0, nats_B=np.array([*np.linspace(1, 2, 999), inf]))
+    found = perplexity(pools, rare).interval
+    assert found.high == pytest.approx(np.exp(1.975), rel=1e-2), "one of a thousand is beyond the percentile"
 
 
 def test_every_step_has_its_scores_and_every_curve_its_costs() -> None:

@@ -47,11 +47,9 @@ def test_less_leakage_never_costs_less(leaks: list[float], costs: list[float], l
         assert costs_K.min() - 1e-9 <= more <= costs_K.max() + 1e-9
 
 
-def test_resamples_that_do_not_cross_are_nan() -> None:
-    leaks_BK = np.array([[2.0, 0.0], [2.0, 1.5]])
-    found = costs_at(leaks_BK, np.array([[1.0, 3.0], [1.0, 3.0]]), 1.0)
-    assert found[0] == pytest.approx(2.0)
-    assert np.isnan(found[1])
+def test_a_resample_may_never_get_there_or_begin_there() -> None:
+    leaks_BK = np.array([[2.0, 0.0], [2.0, 1.5], [0.9, 0.0]])
+    assert costs_at(leaks_BK, np.array([[1.0, 3.0]] * 3), 1.0) == pytest.approx([2.0, np.inf, 1.0])
 
 
 def test_no_curve_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from ..evaluate.statistics import clopper_pearson
 from ..evaluate.statistics.resampling import percentiles
 from ..report.schema import Curve, Score
-from .dual_dp_levels import LEVELS_BITS, cost_of, perplexity
+from .dual_dp_levels import LEVELS_BITS, cost_of, perplexity, share_never
 from .dual_dp_pools import DualDpPools, Step, TradeOff
 
 X_LABEL = "leakage: exposure above never-planted secrets (bits)"
@@ -71,8 +72,10 @@ class DualDpScores:
             # In few words, for a cell of a table; the verdicts say why.
             return _score(name, arm, None, None, "perplexity", note="not crossed")
         found = perplexity(self._pools, cost)
-        ends = (found.interval.low, found.interval.high)
-        return _score(name, arm, None, found.value, "perplexity", *ends, n=found.n)
+        low, high = (end if math.isfinite(end) else None for end in (found.interval.low, found.interval.high))
+        never = f"no upper end: {share_never(cost):.1%} of resamples never fall so low"
+        note = never if high is None else ""
+        return _score(name, arm, None, found.value, "perplexity", low, high, n=found.n, note=note)
 
 
 def _turned_down(pools: DualDpPools, arm: str) -> str:

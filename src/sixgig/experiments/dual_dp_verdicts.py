@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 
-from ..evaluate.statistics import Estimate, size_to_decide
+from ..evaluate.statistics import size_to_decide, visible_difference
 from ..report.schema import Verdict
-from .dual_dp_levels import LEVELS_BITS, Cost, base_alone, cost_of, ratio
+from .dual_dp_levels import CONFIDENCE, LEVELS_BITS, Cost, base_alone, cost_of, ratio, share_never
 from .dual_dp_pools import DualDpPools
 from .dual_dp_seed import noise_arm
 
 MAIN_LEVEL_BITS = 1.0
-_POWER = (1.96 + 0.84) / 1.96  # of an interval's half width: what 80 of 100 such samples would show
 
 
 def verdicts(pools: DualDpPools) -> list[Verdict]:
@@ -68,7 +67,10 @@ def _against_alpha(pools: DualDpPools, sieve: str) -> Verdict:
 def _cheaper(
     pools: DualDpPools, arm: str, criterion: str, costs: tuple[Cost | str, Cost | str], counts: bool
 ) -> Verdict:
-    """Decided where the whole 95% interval of the ratio of perplexities lies on one side of 1."""
+    """Decided where the whole 95% interval of the ratio of perplexities lies on one side of 1.
+
+    Open where an end of it is infinite or 0, since one of the costs is infinite there.
+    """
     threshold = "perplexity ratio below 1 (95% interval)"
     one, other = costs
     if isinstance(one, str) or isinstance(other, str):
@@ -86,8 +88,18 @@ def _cheaper(
             counts=counts,
         )
     found = ratio(pools, one, other)
-    low, high = found.interval.low, found.interval.high
-    passed = True if high < 1 else False if low > 1 else None
+    low = found.interval.low if found.interval.low > 0 else None
+    high = found.interval.high if math.isfinite(found.interval.high) else None
+    note, passed, needed_n = _sample(pools, found.n), None, None
+    if low is None or high is None:
+        never = share_never(one, other)
+        note += f"; no {_missing_ends(low, high)}: {never:.1%} of resamples never fall to this leakage"
+    elif high < 1 or low > 1:
+        passed = high < 1
+    else:
+        needed_n = size_to_decide(found.interval, found.value, 1.0, found.n)
+        seen = visible_difference((math.log(high) - math.log(low)) / 2, confidence=CONFIDENCE)
+        note += f"; a ratio of {math.exp(-seen):.2f} would have been seen"
     return Verdict(
         criterion=criterion,
         arm=arm,
@@ -96,20 +108,20 @@ def _cheaper(
         low=low,
         high=high,
         passed=passed,
-        needed_n=size_to_decide(found.interval, found.value, 1.0, found.n) if passed is None else None,
-        note=_sample(pools, found, undecided=passed is None),
+        needed_n=needed_n,
+        note=note,
         counts=counts,
     )
 
 
-def _sample(pools: DualDpPools, found: Estimate, *, undecided: bool) -> str:
-    """What the verdict rests on; where it is open, the smallest ratio that this sample would have shown."""
+def _missing_ends(low: float | None, high: float | None) -> str:
+    return " and no ".join(name for name, end in (("lower end", low), ("upper end", high)) if end is None)
+
+
+def _sample(pools: DualDpPools, num_secrets: int) -> str:
+    """What the verdict rests on."""
     config = pools.config
-    words = (
-        f"{found.n} secrets, {pools.num_windows} windows, {config.num_draws} draws of noise, "
+    return (
+        f"{num_secrets} secrets, {pools.num_windows} windows, {config.num_draws} draws of noise, "
         f"{len(config.seeds)} seed{'s' if len(config.seeds) > 1 else ''}"
     )
-    if not undecided:
-        return words
-    half_width = (math.log(found.interval.high) - math.log(found.interval.low)) / 2
-    return f"{words}; a ratio of {math.exp(-_POWER * half_width):.2f} would have been seen"

@@ -28,17 +28,34 @@ def cost_at(leaks_K: np.ndarray, costs_K: np.ndarray, level: float) -> float | N
             expected="as many leaks as costs, two or more",
             received=f"shapes {leaks_K.shape} and {costs_K.shape}",
         )
-    leaks_K = isotonic_regression(leaks_K, increasing=False).x
-    costs_K = isotonic_regression(costs_K, increasing=True).x
-    low_enough = np.flatnonzero(leaks_K <= level)
-    if not len(low_enough) or low_enough[0] == 0:
+    leaks_K, costs_K = _monotone(leaks_K, costs_K)
+    if leaks_K[0] <= level or leaks_K[-1] > level:
         return None
-    after = int(low_enough[0])
-    share = (leaks_K[after - 1] - level) / (leaks_K[after - 1] - leaks_K[after])
-    return float(costs_K[after - 1] + share * (costs_K[after] - costs_K[after - 1]))
+    return _least_cost(leaks_K, costs_K, level)
 
 
 def costs_at(leaks_BK: np.ndarray, costs_BK: np.ndarray, level: float) -> np.ndarray:
-    """`cost_at` of every resample [B]; NaN where its curve does not cross the level."""
-    found = (cost_at(leaks_K, costs_K, level) for leaks_K, costs_K in zip(leaks_BK, costs_BK, strict=True))
-    return np.array([np.nan if cost is None else cost for cost in found])
+    """The least cost of every resample [B] at which its leak is down to `level`: that of its first step where
+    it begins there, infinite where it never gets there."""
+    curves = (_monotone(leaks_K, costs_K) for leaks_K, costs_K in zip(leaks_BK, costs_BK, strict=True))
+    return np.array([_least_cost(leaks_K, costs_K, level) for leaks_K, costs_K in curves])
+
+
+def _monotone(leaks_K: np.ndarray, costs_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    leaks_K, costs_K = (
+        isotonic_regression(values_K, increasing=rising).x
+        for values_K, rising in ((leaks_K, False), (costs_K, True))
+    )
+    return leaks_K, costs_K
+
+
+def _least_cost(leaks_K: np.ndarray, costs_K: np.ndarray, level: float) -> float:
+    """Of a monotone curve."""
+    low_enough = np.flatnonzero(leaks_K <= level)
+    if not len(low_enough):
+        return np.inf
+    after = int(low_enough[0])
+    if after == 0:
+        return float(costs_K[0])
+    share = (leaks_K[after - 1] - level) / (leaks_K[after - 1] - leaks_K[after])
+    return float(costs_K[after - 1] + share * (costs_K[after] - costs_K[after - 1]))
