@@ -17,12 +17,13 @@ from tiny_model import tiny_folder
 from sixgig.cli.main import run
 from sixgig.data.corpora import load_public_text
 from sixgig.data.gsm8k_worked import load_worked_problems
-from sixgig.errors import IntegrityError, NotAvailableError
+from sixgig.errors import InputError, IntegrityError, NotAvailableError
 from sixgig.experiments import saving_genius_seed, saving_genius_texts
 from sixgig.experiments.known import EXPERIMENTS
 from sixgig.experiments.saving_genius_config import SavingGeniusConfig, require
 from sixgig.experiments.saving_genius_names import arm_names
 from sixgig.experiments.saving_genius_tasks import rights_of
+from sixgig.experiments.settings import changed, parse_words
 from sixgig.report.labels import arm_label
 from sixgig.report.schema import Result
 
@@ -97,6 +98,7 @@ def result_of(out: Path) -> tuple[Path, Result]:
         (["plant_until=0"], "plant_until must be above 0"),
         (["form=haiku"], "form must be question"),
         (["task=gsm8k", "contrast=true"], "only the task addition does"),
+        (["task=gsm8k", "seeds=5,6"], "seeds must be one for the task gsm8k, as in -s seeds=5"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(
@@ -107,6 +109,13 @@ def test_wrong_settings_are_refused_by_name(
     shown = capsys.readouterr()
     assert message in " ".join(shown.err.split())
     assert not (tmp_path / "runs").exists()
+
+
+def test_gsm8k_takes_one_seed_of_a_preset_that_has_several() -> None:
+    full = EXPERIMENTS["saving-genius"].preset("full")
+    with pytest.raises(InputError, match="nothing is planted"):
+        changed(full, parse_words(["task=gsm8k"]), where="-s")
+    assert changed(full, parse_words(["task=gsm8k", "seeds=2"]), where="-s").seeds == (2,)
 
 
 def test_gsm8k_is_refused_for_a_model_too_small_before_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,6 +141,11 @@ def _words(config: SavingGeniusConfig) -> Iterator[str]:
         yield f"plant_until must be above 0 and at most 1, not {config.plant_until}"
     if config.contrast and config.task != "addition":
         yield "contrast plants a second skill, which only the task addition does"
+    if config.task == "gsm8k" and len(config.seeds) > 1:
+        yield (
+            f"seeds must be one for the task gsm8k, as in -s seeds={config.seeds[0]}: nothing is planted, "
+            "and every seed would be asked the same problems, which then count several times"
+        )
 
 
 def _lists(config: SavingGeniusConfig) -> Iterator[str]:
