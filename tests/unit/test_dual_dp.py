@@ -6,20 +6,24 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from tiny_model import tiny_folder
 
 from sixgig.catalogue import get
 from sixgig.cli.main import run
 from sixgig.experiments import dual_dp_seed, kill_switch_seed
 from sixgig.experiments.dual_dp_config import DUAL_DP_PRESETS, WEIGHT_SETTINGS
-from sixgig.experiments.dual_dp_planted import planted_settings
+from sixgig.experiments.dual_dp_planted import planted_settings, require_planted
 from sixgig.experiments.known import EXPERIMENTS
 from sixgig.experiments.presets import PRESETS
+from sixgig.experiments.settings import changed
+from sixgig.report.identity import read_config
 from sixgig.report.schema import Result
 
 PLANTED: dict[str, Any] = {
@@ -252,6 +256,26 @@ def test_planted_weights_of_other_settings_are_refused(
     assert dual_dp(tiny, tmp_path / "no", **FEW | settings | {"planted": str(donor)}) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "no").exists(), "refused before anything is written"
+
+
+def test_a_sieve_that_was_planted_with_settings_of_its_own_is_refused(
+    tiny: Path, donor: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied = shutil.copytree(donor, tmp_path / "donor" / donor.name)
+    settings = read_config(copied / "config.yaml")
+
+    def plant_with(*words: str) -> None:
+        text = yaml.safe_dump(settings | {"sieve_settings": list(words)})
+        (copied / "config.yaml").write_text(text)
+
+    plant_with("wiener.damping=0.01", "random.damping=0.02")
+    assert dual_dp(tiny, tmp_path / "no", **FEW, planted=str(copied)) == 2
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "sieve_settings hold wiener.damping=0.01 there" in shown
+    assert "random" not in shown, "whose weights are not taken"
+    plant_with("random.damping=0.02")
+    config = changed(DUAL_DP_PRESETS["tiny"], PLANTED | NOISE | FEW, where="here")
+    require_planted(replace(config, planted=str(copied), model=settings["model"], seeds=(1,)))
 
 
 def test_damaged_and_missing_planted_weights_are_refused(

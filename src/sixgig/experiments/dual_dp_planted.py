@@ -93,6 +93,11 @@ def _differences(config: DualDpConfig, theirs: Mapping[str, Any]) -> list[str]:
         for key in WEIGHT_SETTINGS
         if require_plain(theirs.get(key), what=key) != ours[key]
     ]
+    found += [
+        f"sieve_settings hold {word} there, and dual-dp splits {sieve} with none"
+        for word in theirs.get("sieve_settings") or ()
+        if (sieve := str(word).partition(".")[0].strip()) in config.sieves
+    ]
     lacking = [str(seed) for seed in config.seeds if seed not in theirs.get("seeds", ())]
     if lacking:
         found.append(f"seeds there lack {', '.join(lacking)}")
