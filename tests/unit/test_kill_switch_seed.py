@@ -324,6 +324,27 @@ def test_every_base_but_plain_int4_has_fitted_scales_and_its_own_codes(
     assert look(one, "int4-fitted", 0.0) != look(one, "hessian", 0.0)
 
 
+def test_wiener_s_settings_reach_what_it_is_held_against() -> None:
+    asked = replace(
+        PLAIN,
+        sieves=("hessian", "wiener", "random", "wrong-set", "look-alike"),
+        restored=(),
+        noise_weight=0.05,
+        sieve_settings=("wiener.damping=0.01", "wiener.noise_weight=0.2", "random.damping=0.3"),
+    )
+    given = {name: kill_switch_splits._settings(asked, name) for name in asked.sieves}  # pyright: ignore
+    wiener = {"noise_weight": 0.2, "damping": 0.01}
+    assert given == {
+        "hessian": {},
+        "wiener": wiener,
+        "random": {"noise_weight": 0.2, "damping": 0.3},
+        "wrong-set": wiener,
+        "look-alike": wiener,
+    }
+    bare = kill_switch_splits._settings(replace(asked, sieve_settings=()), "random")  # pyright: ignore
+    assert bare == {"noise_weight": 0.05}
+
+
 def test_every_sieve_is_an_arm_with_its_own_seconds_and_texts(tmp_path: Path, model_folder: Path) -> None:
     asked = replace(
         PLAIN,

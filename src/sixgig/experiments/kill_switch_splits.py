@@ -102,13 +102,11 @@ class Splits:
         return {"facts": facts, "walk_seconds": times.walk_seconds}
 
     def _arm(self, name: str, texts: Mapping[str, Sequence[TokenSequence]]) -> Arm:
-        settings = {"noise_weight": self.config.noise_weight} if name in FILTERS else {}
-        settings |= sieve_settings(self.config.sieve_settings).get(name, {})
         private = name if name in OWN_SET else CALIBRATION if name in LOSS_GUIDED else PRIVATE
         # Never the controls that are measured. Texts of the planted templates, or else of the other kind.
         control = next((own for own in reversed(OWN_SET) if texts.get(own)), None)
         return Arm(
-            sieve=make_sieve(name, **settings),
+            sieve=make_sieve(name, **_settings(self.config, name)),
             private_set=private,
             control_set=control if name in SETS_LEVEL else None,
             before_set=REFERENCE if name == "isolated" else ORIGINAL,
@@ -167,3 +165,10 @@ class Splits:
         generator = np.random.default_rng(np.random.SeedSequence([self.seed, purpose]))
         chosen = generator.permutation(len(self.texts.train))[: num_steps * windows_per_step]
         return list(batches([self.texts.train[i] for i in chosen], windows_per_step))
+
+
+def _settings(config: KillSwitchConfig, name: str) -> dict[str, Any]:
+    """Wiener's settings hold for what it is held against too, but for what that is given itself."""
+    given = sieve_settings(config.sieve_settings)
+    shared = {"noise_weight": config.noise_weight} | given.get("wiener", {}) if name in FILTERS else {}
+    return shared | given.get(name, {})
