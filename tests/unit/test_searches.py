@@ -245,9 +245,24 @@ def test_subnet_sets_few_entries_to_0_forgets_and_spares_public_text(loaded: Loa
 
 
 def test_subnet_stops_where_the_texts_are_forgotten(loaded: LoadedModel) -> None:
+    told: list[str] = []
     sieve: Any = make_sieve("subnet", level=1e-4)
-    found = sieve.search(context(loaded))
+    found = sieve.search(context(loaded, fallbacks=Fallbacks(told.append)))
     assert not any(part.dense().any() for part in found.values())
+    assert any("subnet removes nothing" in line and "(0.000)" in line for line in told)
+
+
+def test_subnet_says_where_it_ends_before_the_texts_are_forgotten(loaded: LoadedModel) -> None:
+    told: list[str] = []
+    sieve: Any = make_sieve("subnet", num_steps=1, level=9.0)
+    sieve.search(context(loaded, fallbacks=Fallbacks(told.append)))
+    (line,) = told
+    assert "subnet ends after num_steps=1" in line
+    assert "not yet forgotten up to 9.000" in line
+    told.clear()
+    reached: Any = make_sieve("subnet", share=0.02)
+    reached.search(context(loaded, control=unseen(loaded), fallbacks=Fallbacks(told.append)))
+    assert told == []
 
 
 # ---- all of them -------------------------------------------------------------------------------------

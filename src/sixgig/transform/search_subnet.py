@@ -80,14 +80,25 @@ def _search(
         says=lambda num: f"each step now runs in {num} pieces",
     )
     ladder = context.fallbacks.ladder("searching a subnet", 1, [more])
+    say = context.fallbacks.announce
     for step in range(sieve.num_steps):
-        if step % LOOK_EVERY == 0 and _is_forgotten(context, level):
+        if step % LOOK_EVERY == 0 and (here := _private_nll(context)) >= level:
+            if step == 0:
+                say(
+                    f"{sieve.name} removes nothing: the private texts are at {here:.3f} nats a token, "
+                    f"no more likely than what was never learnt ({level:.3f})"
+                )
             return
         _take_step(modules, losses_at, step, ladder)
+    if (here := _private_nll(context)) < level:
+        say(
+            f"{sieve.name} ends after num_steps={sieve.num_steps} with the private texts at {here:.3f} nats "
+            f"a token: not yet forgotten up to {level:.3f}; more steps or a larger share would go further"
+        )
 
 
-def _is_forgotten(context: SearchContext, level: float) -> bool:
-    return mean_nll(context.loaded, context.private, context.fallbacks) >= level
+def _private_nll(context: SearchContext) -> float:
+    return mean_nll(context.loaded, context.private, context.fallbacks)
 
 
 def _take_step(
