@@ -55,6 +55,19 @@ def test_relearning_counts_for_all_sieves_or_for_none() -> None:
     assert next(one for one in found if one.arm == "learned").leakage_bits == 0.02
 
 
+def test_the_caption_says_which_gap_decided() -> None:
+    def caption(left_out: set[str]) -> str:
+        whole = comparison()
+        scores = [one for one in whole.scores if one.condition == "plain" or one.arm not in left_out]
+        table = pareto_table(whole.model_copy(update={"scores": scores}))
+        assert table is not None
+        return table.caption
+
+    assert "(the worse of before and after relearning)" in caption(set())
+    assert "(before relearning, which not all were attacked with)" in caption({"kfac"})
+    assert "(before relearning, which was not tried)" in caption({*SIEVES, "reference"})
+
+
 def test_three_sieves_are_no_comparison() -> None:
     few = comparison({arm: SIEVES[arm] for arm in ("hessian", "wiener", "random")})
     assert pareto_table(few) is None

@@ -140,10 +140,17 @@ def pareto_table(result: Result) -> Table | None:
         num_labels=2 if any(one.optimal for one in sieves) else 1,
         caption="Gap: held-out exposure above the controls', of the Base alone, with its 90% interval, "
         f"n = {' or '.join(map(str, counts))} secrets and controls; other intervals 95%. ★: no other sieve "
-        "has both a gap nearer to 0 (the worse of before and after relearning) and a lower perplexity; "
+        f"has both a gap nearer to 0 ({_gap_judged(sieves, attack)}) and a lower perplexity; "
         "decided from the values, so that neighbours whose intervals overlap may change places. Made in: "
         "search and split, fit of the scales, fit of Ortho. Small under a name: what the sieve claims.",
     )
+
+
+def _gap_judged(sieves: Sequence[ComparedSieve], attack: str | None) -> str:
+    """Which gap decides, in words: `compared_sieves` leaves relearning out where only some were attacked."""
+    if any(one.relearned is not None for one in sieves):
+        return "the worse of before and after relearning"
+    return "before relearning, which " + ("not all were attacked with" if attack else "was not tried")
 
 
 def _ratio_cell(one: ComparedSieve, cell: Cell) -> Cell:
