@@ -119,6 +119,10 @@ def test_accuracy_kept_is_of_full_precisions_and_paired() -> None:
     assert rows["accuracy", "fp16"].value == 0.992
     assert ("accuracy_kept", "fp16") not in rows
     assert "2 in full precision" in rows["accuracy_mcnemar_p_full", "int3-fisher-5pct"].note
+    assert "count as two questions (500 of 1,000 are" in rows["accuracy_mcnemar_p_full", "int3"].note
+    alone = replace(scores, units={0: range(N)})
+    (row,) = [row for row in alone.all() if (row.name, row.arm) == ("accuracy_mcnemar_p_full", "int3")]
+    assert row.note == "right alone: 0 here, 492 in full precision"
     assert rows["accuracy_mcnemar_p_full", "int3"].value < 1e-100  # type: ignore[operator]
     assert rows["ppl_ratio_full", "int3"].value == pytest.approx(np.exp(1 / 31))
 

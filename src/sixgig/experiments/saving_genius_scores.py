@@ -151,8 +151,15 @@ class GeniusScores:
             "p",
             higher=None,
             n=self.n,
-            note=f"right alone: {test.only_a} here, {test.only_b} in full precision",
+            note=f"right alone: {test.only_a} here, {test.only_b} in full precision{self._dependent()}",
         )
+
+    def _dependent(self) -> str:
+        """What McNemar's test takes for granted and these questions do not give it."""
+        num_units = len(set(self._units))
+        if num_units == self.n:
+            return ""
+        return f"; a sum and its reverse count as two questions ({num_units:,} of {self.n:,} are independent)"
 
     def _named(self, name: str, measure: str) -> str:
         return name if measure == self.measures[0] else f"{name}_{measure.replace('-', '_')}"
