@@ -7,11 +7,9 @@ import pytest
 
 from sixgig.errors import InputError
 from sixgig.evaluate.statistics import clopper_pearson
-from sixgig.evaluate.statistics.intervals import Interval
 from sixgig.evaluate.statistics.paired_accuracy import (
     paired_accuracy_difference,
     paired_accuracy_ratio,
-    visible_difference,
 )
 
 
@@ -75,16 +73,6 @@ def test_where_all_answers_are_alike_the_interval_is_the_exact_bound() -> None:
 
 def test_nothing_right_in_full_precision_has_no_share() -> None:
     assert paired_accuracy_ratio(np.ones(5), np.zeros(5), alone(5), seed=0) is None
-
-
-def test_the_visible_difference_is_that_of_a_two_sided_test_at_80_per_cent_power() -> None:
-    from scipy.stats import norm
-
-    error = 0.01
-    interval = Interval(low=-1.96 * error, high=1.96 * error, confidence=0.95)
-    seen = visible_difference(interval)
-    power = 1 - norm.cdf(1.96 - seen / error)
-    assert power == pytest.approx(0.80, abs=0.002)
 
 
 @pytest.mark.parametrize(

@@ -282,6 +282,7 @@ def test_gsm8k_is_asked_of_lm_eval_with_the_problems_as_units(
     assert result.score("accuracy_flexible_extract", "fp16", None).n == 6  # type: ignore[union-attr]
     assert not [name for name in result.timings if "plant" in name]
     assert [one.passed for one in result.verdicts] == [True, *[None] * 4], "six problems tell nothing"
+    assert all(one.visible_difference for one in result.verdicts)
     assert any(source["name"] == "gsm8k/train.jsonl" for source in result.provenance["data_sources"])
 
 

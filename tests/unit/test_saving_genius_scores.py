@@ -74,7 +74,7 @@ def verdict(found: list[Verdict], arm: str, words: str) -> Verdict:
 def test_where_all_is_as_hoped_every_verdict_that_counts_is_met() -> None:
     found = verdicts(CONFIG, made_up())
     assert [one.passed for one in found if one.counts] == [True] * 6
-    assert all("n = 1,000" in one.note for one in found[1:])
+    assert all(one.note == "n = 1,000" for one in found[1:]), "what they could see has a column of its own"
     assert verdict(found, "int3-fisher-1pct", "save it").passed is False, "shown, and does not count"
     assert verdict(found, "int3-random-1pct-fitted", "fitted").passed is False
 

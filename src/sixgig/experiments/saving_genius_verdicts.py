@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..evaluate.statistics import Estimate, size_to_decide
-from ..evaluate.statistics.paired_accuracy import visible_difference
 from ..report.schema import Verdict
 from .saving_genius_config import SavingGeniusConfig
 from .saving_genius_names import DIGITS_SKILL, INVENTED_SKILL, ON_INVENTED, Arm
@@ -182,13 +181,12 @@ def _judged(found: Estimate | None, limit: float, *, at_most: bool, **words: Any
     low, high = found.interval.low, found.interval.high
     above, below = (low > limit or (low == limit and not at_most)), high < limit
     passed = (below if at_most else above) if above or below else None
-    seen = visible_difference(found.interval)
     return Verdict(
         value=found.value,
         low=low,
         high=high,
         passed=passed,
         needed_n=size_to_decide(found.interval, found.value, limit, found.n) if passed is None else None,
-        note=f"n = {found.n:,}; would have seen a difference of {seen:.1%} in 80 of 100 such samples",
+        note=f"n = {found.n:,}",
         **words,
     )

@@ -63,15 +63,6 @@ def paired_accuracy_difference(
     return Estimate(value=value, interval=percentiles((sum_a - sum_b) / weight, confidence), n=len(units))
 
 
-def visible_difference(interval: Interval) -> float:
-    """The smallest difference that would have been told from none in 80 of 100 such samples.
-
-    2.80 standard errors (1.96 for a two-sided test at 5%, 0.84 for the power), of an interval at 95% read as
-    3.92 of them.
-    """
-    return 2.80 * (interval.high - interval.low) / 3.92
-
-
 def _pairs(right_a: np.ndarray, right_b: np.ndarray, units: Sequence[Unit]) -> tuple[np.ndarray, np.ndarray]:
     a, b = sample("answers of a", right_a), sample("answers of b", right_b)
     if not len(a) == len(b) == len(units):
