@@ -18,6 +18,7 @@ from sixgig.evaluate.statistics import (
     visible_rate,
 )
 from sixgig.report.could_see import (
+    NO_END,
     NO_INTERVAL,
     NO_SPREAD,
     NOT_KEPT,
@@ -113,6 +114,7 @@ def verdict(threshold: str, value: float | None, low: float | None, high: float 
         (verdict("at least 2", 3.0, 2.5, None), 0.5 * 2.4865 / 1.64485),
         (verdict("0 of 24 windows differ", 0.0, None, None), None),
         (verdict("at most 1.05", 1.0, 1.0, 1.0), None),
+        (verdict("ratio below 1 (95% interval)", 0.8, None, 0.9), None),
         (verdict("missing: text", None, None, None), None),
     ],
 )
@@ -125,5 +127,6 @@ def test_every_kind_of_interval_says_what_it_could_have_seen(given: Verdict, see
 def test_without_it_the_reason_is_said() -> None:
     assert why_unknown(verdict("0 differ", 0.0, None, None)) == NO_INTERVAL
     assert why_unknown(verdict("missing: text", None, None, None)) == NOT_MEASURED
+    assert why_unknown(verdict("ratio below 1 (95% interval)", 0.8, None, 0.9)) == NO_END
     assert why_unknown(verdict("at most 1", 0.5, 0.4, 0.6)) == NOT_KEPT
     assert why_unknown(verdict("at most 1", 0.5, 0.5, 0.5)) == NO_SPREAD

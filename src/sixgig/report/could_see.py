@@ -2,7 +2,8 @@
 
 What kind of interval a verdict rests on stands in its `threshold`, which is the criterion in words: "TOST" or
 "90%" is the 90% interval of two one-sided tests, "upper bound" or one end alone a one-sided 95% bound (exact
-where its trials can be found again), anything else a two-sided 95% interval.
+where its trials can be found again), anything else a two-sided 95% interval. A "95% interval" with one end
+alone has none on the other side, and says nothing of what could have been seen.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from ..evaluate.statistics.power import trials_of_upper_bound, visible_differenc
 from .schema import Result, Verdict
 
 _TWO_ONE_SIDED = re.compile(r"\bTOST\b|\b90 ?% interval")
+_TWO_SIDED = re.compile(r"\b95 ?% interval")
 _UPPER_BOUND = re.compile(r"\bupper bound\b")
 SHARE_SEEN = "8 of 10"  # evaluate.statistics.power.POWER, in words
 
@@ -20,6 +22,7 @@ SHARE_SEEN = "8 of 10"  # evaluate.statistics.power.POWER, in words
 NOT_MEASURED = "not measured"
 NO_INTERVAL = "no interval"  # the value alone decides
 NO_SPREAD = "no spread"  # the sample's units are all alike, which says nothing of those not in it
+NO_END = "no bound on one side"
 NOT_KEPT = "not kept"  # by the version that ran it
 
 
@@ -39,6 +42,8 @@ def could_see(verdict: Verdict) -> float | None:
     shows with 80% probability at 5%; None where the verdict rests on no interval, or on one of no width."""
     value, low, high = verdict.value, verdict.low, verdict.high
     if value is None or (low is None and high is None) or low == high:
+        return None
+    if _lacks_end(verdict):
         return None
     if high is not None and (low is None or _UPPER_BOUND.search(verdict.threshold)):
         trials = trials_of_upper_bound(value, high)
@@ -61,4 +66,11 @@ def why_unknown(verdict: Verdict) -> str:
         return NOT_MEASURED
     if verdict.low is None and verdict.high is None:
         return NO_INTERVAL
+    if _lacks_end(verdict):
+        return NO_END
     return NO_SPREAD if verdict.low == verdict.high else NOT_KEPT
+
+
+def _lacks_end(verdict: Verdict) -> bool:
+    """A two-sided interval with an end at infinity."""
+    return None in (verdict.low, verdict.high) and _TWO_SIDED.search(verdict.threshold) is not None
