@@ -136,7 +136,11 @@ def test_a_row_after_sound_ones_is_named_by_its_own_number(data_dir: Path) -> No
 
 @pytest.mark.parametrize(
     ("row", "received"),
-    [("q,a,b,c,d,7", "6 fields, the last one '7'"), ("q,a,b,c,2", "5 fields, the last one '2'"), ("", "no field")],
+    [
+        ("q,a,b,c,d,7", "6 fields, the last one '7'"),
+        ("q,a,b,c,2", "5 fields, the last one '2'"),
+        ("", "no field"),
+    ],
 )
 def test_a_question_of_mmlu_that_is_none_is_shown_by_its_last_field(
     data_dir: Path, row: str, received: str

@@ -162,7 +162,9 @@ def test_the_generators_of_cards_are_left_as_they_were_too(monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(states))
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: states[int(device)])
-    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: states.update({int(device): state}))
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda state, device: states.update({int(device): state})
+    )
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seed_all)
     with harness._own_randomness():
         assert [int(state) for state in states.values()] == [1234, 1234]

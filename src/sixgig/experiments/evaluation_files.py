@@ -1,4 +1,4 @@
-"""What an evaluation is made of, by its files: known before anything is loaded, by content and not by place."""
+"""What an evaluation is made of, by its files: known before anything is loaded, by content not place."""
 
 from __future__ import annotations
 
