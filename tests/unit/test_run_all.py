@@ -27,6 +27,7 @@ from sixgig.experiments.known import EXPERIMENTS
 from sixgig.experiments.one_in_child import Outcome, run_here, run_in_child
 from sixgig.experiments.run import Request
 from sixgig.experiments.run_all import members, plan_all, run_all
+from sixgig.experiments.settings import as_plain
 from sixgig.experiments.shared_settings import settings_of_each
 from sixgig.report.run_set import RunSet, part_of_result
 from sixgig.report.run_set_page import headline, render, summary_table
@@ -167,6 +168,65 @@ def test_its_own_settings_file_plans_the_same_again(
     (tmp_path / "set.yaml").write_text(printed)
     assert run([*words, "--config", "set.yaml"]) == 0
     assert capsys.readouterr().out == printed
+
+
+def planned(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    """Experiment -> the settings that a dry run on the CPU shows."""
+    assert run(["run", "all", "--dry-run", "--json", "--device", "cpu", *words]) == 0
+    return {one["experiment"]: one["config"] for one in json.loads(capsys.readouterr().out)["experiments"]}
+
+
+def test_the_preset_named_for_one_counts_over_that_of_all(capsys: pytest.CaptureFixture[str]) -> None:
+    found = planned(capsys, "--preset", "tiny", "-s", "kill-switch.preset=cpu")
+    assert {name: config["preset"] for name, config in found.items()} == {
+        "kill-switch": "cpu",
+        "null-test": "tiny",
+        "performance": "tiny",
+    }
+    assert found["kill-switch"] == as_plain(EXPERIMENTS["kill-switch"].preset("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("words", "changes"),
+    [
+        (["-s", "bits=3"], {"bits": [3, 3, 3]}),
+        (["-s", "bits=3", "-s", "null-test.bits=2"], {"bits": [3, 2, 3]}),
+        (["--seeds", "3"], {"seeds": [[0, 1, 2], None, None]}),
+        (["--preset", "cpu"], {"preset": ["cpu", "cpu", "cpu"]}),
+    ],
+)
+def test_the_command_line_counts_over_a_sets_file(
+    words: list[str], changes: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = ["--preset", "tiny", "-s", "rank=3", "-s", "kill-switch.bits=8", "-s", "kill-switch.seeds=5,6"]
+    before = planned(capsys, *typed)
+    kept = {"experiment": "all", "device": "cpu", "public_text": "package", **before}
+    (tmp_path / "config.yaml").write_text(json.dumps(kept))
+    assert planned(capsys, "--config", "config.yaml") == before
+    after = planned(capsys, "--config", "config.yaml", *words)
+    for key, values in changes.items():
+        assert [after[name].pop(key, None) for name in TESTED] == values
+        for name in TESTED:
+            before[name].pop(key, None)
+    assert after == before
+
+
+def test_a_model_that_is_typed_counts_over_a_sets_file(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sections = {name: {"model": "smollm2-135m-instruct", "preset": "tiny"} for name in TESTED}
+    (tmp_path / "config.yaml").write_text(json.dumps(sections))
+    sizes = [word for key, value in SETTINGS.items() for word in ("-s", f"{key}={json.dumps(value)}")]
+    found = planned(capsys, "--config", "config.yaml", "--model", str(tiny), *sizes)
+    assert {config["model"] for config in found.values()} == {str(tiny)}
+
+
+def test_a_setting_that_nobody_knows_is_said_to_stand_in_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text("null-test: {bit: 3}")
+    assert run(["run", "all", "--dry-run", "--config", "mine.yaml", "--device", "cpu"]) == 2
+    assert "mine.yaml" in capsys.readouterr().err
 
 
 def test_a_dry_run_with_a_refusal_shows_the_others_and_ends_with_1(

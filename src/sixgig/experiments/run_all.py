@@ -24,7 +24,7 @@ from ..report.run_set import Part, RunSet, joined_blocks, part_of_result
 from ..report.schema import Result
 from ..report.store import RunDirectory
 from ..units import format_bytes
-from .known import EXPERIMENTS
+from .known import EXPERIMENTS, Experiment
 from .one_in_child import INTERRUPTED, Explain, Outcome, run_in_child
 from .run import Prepared, Request, prepare
 from .settings import as_plain, changed
@@ -76,13 +76,18 @@ def members() -> tuple[str, ...]:
     return tuple(name for name in ORDER if name in EXPERIMENTS)
 
 
+def set_members() -> dict[str, Experiment]:
+    """The same with what they are."""
+    return {name: EXPERIMENTS[name] for name in members()}
+
+
 def plan_all(request: Request) -> list[PlannedPart]:
     """Every experiment checked against this machine; nothing is loaded.
 
     Raises:
         InputError: settings that cannot be used, by any of them; or none of them can run.
     """
-    experiments = {name: EXPERIMENTS[name] for name in members()}
+    experiments = set_members()
     settings = settings_of_each(request.settings, experiments, where="-s or --config")
     parts = [_planned(request, name, settings[name]) for name in experiments]
     refused = [part.refusal for part in parts if part.refusal is not None]
@@ -101,7 +106,7 @@ def _planned(request: Request, name: str, settings: Mapping[str, Any]) -> Planne
         request,
         experiment=name,
         settings=own,
-        preset=str(named) if request.preset is None and named is not None else request.preset,
+        preset=request.preset if named is None else str(named),
     )
     try:
         prepared = prepare(part)
