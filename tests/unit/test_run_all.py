@@ -27,11 +27,15 @@ from sixgig.experiments.known import EXPERIMENTS
 from sixgig.experiments.one_in_child import Outcome, run_here, run_in_child
 from sixgig.experiments.run import Request
 from sixgig.experiments.run_all import members, plan_all, run_all
+from sixgig.experiments.settings import as_plain
 from sixgig.experiments.shared_settings import settings_of_each
+from sixgig.hardware import Gpu, probe
+from sixgig.report.identity import read_config
 from sixgig.report.run_set import RunSet, part_of_result
 from sixgig.report.run_set_page import headline, render, summary_table
 from sixgig.report.schema import Result
 from sixgig.report.store import RunDirectory
+from sixgig.units import GIB
 
 ROOT = Path(__file__).resolve().parents[2]
 # Small enough for the two-layer model; each goes to the experiments that know it.
@@ -169,6 +173,65 @@ def test_its_own_settings_file_plans_the_same_again(
     assert capsys.readouterr().out == printed
 
 
+def planned(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    """Experiment -> the settings that a dry run on the CPU shows."""
+    assert run(["run", "all", "--dry-run", "--json", "--device", "cpu", *words]) == 0
+    return {one["experiment"]: one["config"] for one in json.loads(capsys.readouterr().out)["experiments"]}
+
+
+def test_the_preset_named_for_one_counts_over_that_of_all(capsys: pytest.CaptureFixture[str]) -> None:
+    found = planned(capsys, "--preset", "tiny", "-s", "kill-switch.preset=cpu")
+    assert {name: config["preset"] for name, config in found.items()} == {
+        "kill-switch": "cpu",
+        "null-test": "tiny",
+        "performance": "tiny",
+    }
+    assert found["kill-switch"] == as_plain(EXPERIMENTS["kill-switch"].preset("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("words", "changes"),
+    [
+        (["-s", "bits=3"], {"bits": [3, 3, 3]}),
+        (["-s", "bits=3", "-s", "null-test.bits=2"], {"bits": [3, 2, 3]}),
+        (["--seeds", "3"], {"seeds": [[0, 1, 2], None, None]}),
+        (["--preset", "cpu"], {"preset": ["cpu", "cpu", "cpu"]}),
+    ],
+)
+def test_the_command_line_counts_over_a_sets_file(
+    words: list[str], changes: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = ["--preset", "tiny", "-s", "rank=3", "-s", "kill-switch.bits=8", "-s", "kill-switch.seeds=5,6"]
+    before = planned(capsys, *typed)
+    kept = {"experiment": "all", "device": "cpu", "public_text": "package", **before}
+    (tmp_path / "config.yaml").write_text(json.dumps(kept))
+    assert planned(capsys, "--config", "config.yaml") == before
+    after = planned(capsys, "--config", "config.yaml", *words)
+    for key, values in changes.items():
+        assert [after[name].pop(key, None) for name in TESTED] == values
+        for name in TESTED:
+            before[name].pop(key, None)
+    assert after == before
+
+
+def test_a_model_that_is_typed_counts_over_a_sets_file(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sections = {name: {"model": "smollm2-135m-instruct", "preset": "tiny"} for name in TESTED}
+    (tmp_path / "config.yaml").write_text(json.dumps(sections))
+    sizes = [word for key, value in SETTINGS.items() for word in ("-s", f"{key}={json.dumps(value)}")]
+    found = planned(capsys, "--config", "config.yaml", "--model", str(tiny), *sizes)
+    assert {config["model"] for config in found.values()} == {str(tiny)}
+
+
+def test_a_setting_that_nobody_knows_is_said_to_stand_in_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text("null-test: {bit: 3}")
+    assert run(["run", "all", "--dry-run", "--config", "mine.yaml", "--device", "cpu"]) == 2
+    assert "mine.yaml" in capsys.readouterr().err
+
+
 def test_a_dry_run_with_a_refusal_shows_the_others_and_ends_with_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,6 +264,18 @@ def test_what_is_wrong_for_all_is_refused_before_anything_is_written(
     assert message in captured.err
     assert captured.out == ""
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_is_refused_has_the_preset_of_this_machine(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = Gpu(name="c", total_bytes=6 * GIB, free_bytes=6 * GIB, compute_capability="8.6", driver="1")
+    machine = replace(probe(), gpus=(card,), torch_cuda_version="13.0")
+    monkeypatch.setattr("sixgig.experiments.run.probe", lambda cache_dir=None: machine)
+    refuse(monkeypatch, "null-test")
+    parts = plan_all(request_for(tiny, tmp_path, preset=None, device=None))
+    assert {part.name: part.config.preset for part in parts} == dict.fromkeys(TESTED, "6g")
+    assert [part.name for part in parts if part.refusal is not None] == ["null-test"]
 
 
 def test_where_nothing_can_run_every_reason_is_said(
@@ -315,6 +390,38 @@ def test_a_resume_keeps_what_is_finished_and_goes_on_with_the_rest(tiny: Path, t
     assert found.exit_status == 0
     with pytest.raises(InputError, match="performance"):
         finished(tiny, out, work, resume=True, settings={"performance.num_rounds": 4})
+
+
+def test_a_resume_takes_up_what_was_refused_once_its_cause_is_mended(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, mended = tmp_path / "runs", {"performance.num_rounds": 4}
+    with monkeypatch.context() as patch:
+        refuse(patch, "performance")
+        _, folder = finished(tiny, out, Work())
+    work = Work({"performance": Outcome(status=3, reason="r")})
+    found, again = finished(tiny, out, work, resume=True, settings=mended)
+    assert again == folder
+    assert work.asked == [("performance", False)]
+    assert [part.status for part in found.parts] == ["complete", "complete", "failed"]
+    assert read_config(folder / "config.yaml")["performance"]["num_rounds"] == 4
+    with pytest.raises(InputError, match=r"performance\.num_rounds"):
+        finished(tiny, out, Work(), resume=True)  # it has begun since
+    assert finished(tiny, out, Work(), resume=True, settings=mended)[0].exit_status == 0
+
+
+def test_what_is_finished_stays_so_where_it_would_be_refused_now(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "runs"
+    first, _ = finished(tiny, out, Work({"null-test": Outcome(status=3, reason="r")}))
+    refuse(monkeypatch, "performance")
+    work = Work()
+    found, folder = finished(tiny, out, work, resume=True)
+    assert work.asked == [("null-test", True)]
+    assert [part.status for part in found.parts] == ["complete"] * 3
+    assert found.parts[2] == first.parts[2]
+    assert "an invented reason" not in (folder / "report.html").read_text()
 
 
 def test_an_interruption_is_written_down_and_the_next_are_not_begun(tiny: Path, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import yaml
 from ..errors import InputError
 from ..experiments.run import EXPERIMENTS, Finished, Request, prepare
 from ..experiments.run import run as run_experiment
-from ..experiments.run_all import ALL, plan_all, run_all
+from ..experiments.run_all import ALL, plan_all, run_all, set_members
 from ..experiments.settings import as_plain, parse_words
+from ..experiments.shared_settings import settings_over
 from ..files import read_text
 from ..hardware import probe
 from ..units import format_bytes
@@ -77,16 +78,21 @@ def run(
     json: Json = False,
 ) -> None:
     """Run an experiment. Interrupt it at any moment; --resume comes to the same numbers."""
-    settings: dict[str, Any] = _from_file(config) if config else {}
-    if model is not None:
-        settings["model"] = model
+    typed: dict[str, Any] = {} if model is None else {"model": model}
     if seeds is not None:
-        settings["seeds"] = list(range(seeds))
-    settings |= parse_words(setting or [])
+        typed["seeds"] = list(range(seeds))
+    typed |= parse_words(setting or [])
+    if preset is not None:
+        typed["preset"] = preset
+    filed = _from_file(config) if config else {}
+    if experiment == ALL:
+        settings: dict[str, Any] = settings_over({str(config): filed, "-s": typed}, set_members())
+    else:
+        settings = filed | typed
     named = settings.pop("preset", None)  # it is where the other settings start from, not one beside them
     request = Request(
         experiment=experiment,
-        preset=str(named) if preset is None and named is not None else preset,
+        preset=None if named is None else str(named),
         settings=settings,
         device=device,
         data_dir=data_dir,

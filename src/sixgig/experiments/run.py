@@ -77,8 +77,7 @@ def prepare(request: Request) -> Prepared:
     hardware = probe(request.cache_dir)
     device = _device(request.device, hardware)
     card = _card(request.vram_bytes, device, hardware)
-    base = experiment.preset(request.preset or (choose_preset(card) if device == "cuda" else "cpu"))
-    config = changed(base, request.settings, where="-s or --config")
+    config = _config(request, device, card)
     experiment.require(config)
     limit_bytes = _limit_bytes(device, card)
     notes: tuple[str, ...] = ()
@@ -112,6 +111,18 @@ def prepare(request: Request) -> Prepared:
         data_dir=request.data_dir or data_dir_from_environment(),
         notes=notes,
     )
+
+
+def config_of(request: Request) -> Any:
+    """The settings that `request` comes to on this machine, whether or not it can run. Raises for wrong ones."""
+    hardware = probe(request.cache_dir)
+    device = _device(request.device, hardware)
+    return _config(request, device, _card(request.vram_bytes, device, hardware))
+
+
+def _config(request: Request, device: str, card: Hardware) -> Any:
+    preset = request.preset or (choose_preset(card) if device == "cuda" else "cpu")
+    return changed(EXPERIMENTS[request.experiment].preset(preset), request.settings, where="-s or --config")
 
 
 def choose_model(

@@ -20,14 +20,15 @@ from typing import Any
 from ..data.corpora import data_dir_from_environment
 from ..errors import DoesNotFitError, InputError, NotAvailableError, SixgigError
 from ..files import write_json, write_text
-from ..report.run_set import Part, RunSet, joined_blocks, part_of_result
+from ..report.identity import kept_config, read_config, write_config
+from ..report.run_set import FILE_NAME, Part, RunSet, joined_blocks, part_of_result
 from ..report.schema import Result
 from ..report.store import RunDirectory
 from ..units import format_bytes
-from .known import EXPERIMENTS
+from .known import EXPERIMENTS, Experiment
 from .one_in_child import INTERRUPTED, Explain, Outcome, run_in_child
-from .run import Prepared, Request, prepare
-from .settings import as_plain, changed
+from .run import Prepared, Request, config_of, prepare
+from .settings import as_plain
 from .shared_settings import settings_of_each
 
 ALL = "all"
@@ -76,13 +77,18 @@ def members() -> tuple[str, ...]:
     return tuple(name for name in ORDER if name in EXPERIMENTS)
 
 
+def set_members() -> dict[str, Experiment]:
+    """The same with what they are."""
+    return {name: EXPERIMENTS[name] for name in members()}
+
+
 def plan_all(request: Request) -> list[PlannedPart]:
     """Every experiment checked against this machine; nothing is loaded.
 
     Raises:
         InputError: settings that cannot be used, by any of them; or none of them can run.
     """
-    experiments = {name: EXPERIMENTS[name] for name in members()}
+    experiments = set_members()
     settings = settings_of_each(request.settings, experiments, where="-s or --config")
     parts = [_planned(request, name, settings[name]) for name in experiments]
     refused = [part.refusal for part in parts if part.refusal is not None]
@@ -101,16 +107,14 @@ def _planned(request: Request, name: str, settings: Mapping[str, Any]) -> Planne
         request,
         experiment=name,
         settings=own,
-        preset=str(named) if request.preset is None and named is not None else request.preset,
+        preset=request.preset if named is None else str(named),
     )
     try:
         prepared = prepare(part)
         return PlannedPart(request=part, config=prepared.config, prepared=prepared, refusal=None)
     except SixgigError as error:
         # Settings that are wrong in themselves end the whole: nobody wants to learn of a slip an hour later.
-        base = EXPERIMENTS[name].preset(part.preset or "cpu")
-        config = changed(base, own, where=f"-s or --config, for {name}")
-        return PlannedPart(request=part, config=config, prepared=None, refusal=error)
+        return PlannedPart(request=part, config=config_of(part), prepared=None, refusal=error)
 
 
 def run_all(
@@ -130,7 +134,7 @@ def run_all(
     with _open_directory(request, parts) as directory:
         together = _Together(directory, parts, announce)
         for number, part in enumerate(parts, start=1):
-            if part.prepared is None or together.is_finished(part.name):
+            if together.is_finished(part.name) or part.prepared is None:
                 continue
             announce(f"{part.name}, {number} of {len(parts)}")
             begun = RunDirectory.find_latest(directory.path, part.name) is not None
@@ -214,13 +218,13 @@ class _Together:
         return names.pop() if len(names) == 1 else None
 
     def _part(self, part: PlannedPart, results: dict[str, Result]) -> Part:
-        if part.refusal is not None:
-            status = part.refusal.exit_status
-            return Part(experiment=part.name, status="refused", reason=str(part.refusal), exit_status=status)
         folder = RunDirectory.find_latest(self._directory.path, part.name)
         if folder is not None and (folder / "result.json").exists():
             results[part.name] = Result.read(folder / "result.json")
             return part_of_result(results[part.name], folder.name)
+        if part.refusal is not None:
+            status = part.refusal.exit_status
+            return Part(experiment=part.name, status="refused", reason=str(part.refusal), exit_status=status)
         outcome = self._outcomes.get(part.name)
         if outcome is None:
             is_begun = folder is not None or part.name == self._begun
@@ -239,7 +243,10 @@ class _Together:
 
 
 def _open_directory(request: Request, parts: Sequence[PlannedPart]) -> RunDirectory:
-    """A new set's directory, or with `resume` the newest one, which must have the same settings."""
+    """A new set's directory, or with `resume` the newest one, which must have the same settings.
+
+    What was refused then, or is now, may have other ones: nothing was measured with them, or will be.
+    """
     device = next(part.prepared.device for part in parts if part.prepared is not None)
     config: dict[str, Any] = {
         "experiment": ALL,
@@ -256,4 +263,22 @@ def _open_directory(request: Request, parts: Sequence[PlannedPart]) -> RunDirect
             expected=f"a folder {ALL}-... in {request.out}",
             todo="start one without --resume",
         )
-    return RunDirectory.open(latest, config)
+    kept = read_config(latest / "config.yaml")
+    refused_then = _refused_in(latest)
+    refused_now = {part.name for part in parts if part.prepared is None}
+    compared = {
+        name: kept.get(name, value) if name in refused_then | refused_now else value
+        for name, value in config.items()
+    }
+    directory = RunDirectory.open(latest, compared)
+    begins = {name: config[name] for name in config if name in refused_then - refused_now}
+    if begins:  # with settings that were not compared, and from now on are
+        write_config(latest / "config.yaml", kept | kept_config(begins))
+    return directory
+
+
+def _refused_in(folder: Path) -> set[str]:
+    """The experiments that a set's summary tells as refused; none where it was cut off before its first."""
+    if not (folder / FILE_NAME).exists():
+        return set()
+    return {part.experiment for part in RunSet.read(folder).parts if part.status == "refused"}

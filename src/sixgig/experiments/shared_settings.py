@@ -1,7 +1,8 @@
 """Settings of several experiments given at once: a word goes to those that know it, or to the one it names.
 
 `bits=3` is for every experiment that has `bits`; `kill-switch.bits=3`, or in a file the key `kill-switch`
-with settings under it, for that one alone, and counts over the other.
+with settings under it, for that one alone, and counts over the other. Of several sources each is sorted out
+by itself, so that a command line's `bits=3` counts over what a file has under `kill-switch`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,17 @@ def settings_of_each(
         name: {key: value for key, value in shared.items() if key in names[name]} | own[name]
         for name in experiments
     }
+
+
+def settings_over(
+    sources: Mapping[str, Mapping[str, Any]], experiments: Mapping[str, Experiment]
+) -> dict[str, dict[str, Any]]:
+    """Experiment -> its settings out of `sources` (where they stand -> settings); a later one counts over."""
+    found: dict[str, dict[str, Any]] = {name: {} for name in experiments}
+    for where, settings in sources.items():
+        for name, own in settings_of_each(settings, experiments, where=where).items():
+            found[name] |= own
+    return found
 
 
 def _setting_names(experiment: Experiment) -> set[str]:
