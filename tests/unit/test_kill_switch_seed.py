@@ -328,7 +328,6 @@ def test_wiener_s_settings_reach_what_it_is_held_against() -> None:
     asked = replace(
         PLAIN,
         sieves=("hessian", "wiener", "random", "wrong-set", "look-alike"),
-        restored=(),
         noise_weight=0.05,
         sieve_settings=("wiener.damping=0.01", "wiener.noise_weight=0.2", "random.damping=0.3"),
     )

@@ -204,6 +204,7 @@ def test_passages_recited_anew_do_not_make_up_for_those_that_are_gone() -> None:
 def test_a_null_that_recites_as_little_is_no_difference_seen() -> None:
     found = judged(scorer(null=look(0.05)))[NOISE, "random-0.6", True]
     assert (found.value, found.passed) == (0.0, None)
+    assert found.low is not None
     assert found.low == pytest.approx(-(found.high or 0.0))
     assert found.low < 0
 
