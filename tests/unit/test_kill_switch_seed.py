@@ -331,17 +331,16 @@ def test_wiener_s_settings_reach_what_it_is_held_against() -> None:
         noise_weight=0.05,
         sieve_settings=("wiener.damping=0.01", "wiener.noise_weight=0.2", "random.damping=0.3"),
     )
-    given = {name: kill_switch_splits._settings(asked, name) for name in asked.sieves}  # pyright: ignore
-    wiener = {"noise_weight": 0.2, "damping": 0.01}
-    assert given == {
-        "hessian": {},
-        "wiener": wiener,
-        "random": {"noise_weight": 0.2, "damping": 0.3},
-        "wrong-set": wiener,
-        "look-alike": wiener,
-    }
-    bare = kill_switch_splits._settings(replace(asked, sieve_settings=()), "random")  # pyright: ignore
-    assert bare == {"noise_weight": 0.05}
+
+    def given(config: KillSwitchConfig) -> dict[str, tuple[float, float]]:
+        nothing: Any = None
+        splits = kill_switch_splits.Splits(0, config, nothing, nothing, nothing, nothing, nothing)
+        sieves: Any = {name: splits._arm(name, {}).sieve for name in config.sieves[1:]}  # pyright: ignore
+        return {name: (sieve.noise_weight, sieve.damping) for name, sieve in sieves.items()}
+
+    wiener, own = (0.2, 0.01), (0.2, 0.3)
+    assert given(asked) == {"wiener": wiener, "random": own, "wrong-set": wiener, "look-alike": wiener}
+    assert set(given(replace(asked, sieve_settings=())).values()) == {(0.05, 1e-4)}
 
 
 def test_every_sieve_is_an_arm_with_its_own_seconds_and_texts(tmp_path: Path, model_folder: Path) -> None:

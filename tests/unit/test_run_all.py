@@ -273,7 +273,7 @@ def test_what_is_refused_has_the_preset_of_this_machine(
     machine = replace(probe(), gpus=(card,), torch_cuda_version="13.0")
     monkeypatch.setattr("sixgig.experiments.run.probe", lambda cache_dir=None: machine)
     refuse(monkeypatch, "null-test")
-    parts = plan_all(request_for(tiny, tmp_path, preset=None, device=None))
+    parts = plan_all(Request(experiment="all", settings={"model": str(tiny)}, out=tmp_path))
     assert {part.name: part.config.preset for part in parts} == dict.fromkeys(TESTED, "6g")
     assert [part.name for part in parts if part.refusal is not None] == ["null-test"]
 

@@ -1,4 +1,4 @@
-"""What an evaluation is made of, by its files: known before anything is loaded, by content not place."""
+"""Which model an evaluation is of, by its files: by content and not by place, before anything is loaded."""
 
 from __future__ import annotations
 

@@ -100,9 +100,7 @@ def _died(code: int | None) -> Outcome:
     if code == _KILLED:
         reason = "its process was killed (signal 9); so the system ends one when memory runs out"
         return Outcome(status=3, reason=reason)
-    how = (
-        f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with exit status {code}"
-    )
+    how = f"ended with exit status {code}" if code is None or code >= 0 else f"was ended by signal {-code}"
     return Outcome(status=2, reason=f"its process {how}, without a word")
 
 

@@ -114,7 +114,7 @@ def prepare(request: Request) -> Prepared:
 
 
 def config_of(request: Request) -> Any:
-    """The settings that `request` comes to on this machine, whether or not it can run."""
+    """The settings of `request` on this machine, whether or not it can run. Raises for wrong ones."""
     hardware = probe(request.cache_dir)
     device = _device(request.device, hardware)
     return _config(request, device, _card(request.vram_bytes, device, hardware))
