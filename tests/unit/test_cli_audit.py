@@ -118,8 +118,8 @@ def test_with_the_model_from_before_what_it_knew_is_the_baseline(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     split = copy_of(place, "leaky", tmp_path)
-    # The tuned model as the one from before knows all that the Base knows: nothing lies beyond it, and nothing
-    # could have, so that this is no clean audit.
+    # The tuned model as the one from before knows all that the Base knows: nothing lies beyond it, and
+    # nothing could have, so that this is no clean audit.
     manifest = json.loads((split / "manifest.json").read_text())
     digest = hashlib.sha256((place / "tuned" / "model.safetensors").read_bytes()).hexdigest()
     manifest["data"]["before"] = {"model.safetensors": digest}
