@@ -6,7 +6,7 @@ one cannot tell: a sample that is too small is never reported as a success.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -204,14 +204,19 @@ def _hidden_not_removed(result: Result) -> str | None:
     return f"For comparison, merely rounding the model to INT4: {recited} recited, exposure {plain} bits."
 
 
-def _each(result: Result, name: str, before: str) -> str | None:
-    """ "Perplexity: full precision (16 bit) 37.2 (29 to 50); plain INT4 ..." """
+def _each(result: Result, name: str, before: str, arms: Collection[str] | None = None) -> str | None:
+    """ "Perplexity: full precision (16 bit) 37.2 (29 to 50); plain INT4 ..."; of `arms`, or of all."""
     told = [
         f"{arm_label(score.arm)}{'' if score.alpha is None else f' at alpha {score.alpha:g}'} {_known(score)}"
         for score in result.scores
-        if score.name == name and score.value is not None
+        if score.name == name and score.value is not None and (arms is None or score.arm in arms)
     ]
     return f"{before}: {'; '.join(told)}." if told else None
+
+
+def _judged(result: Result) -> set[str]:
+    """The arms that decide: of two dozen others a table says more than a sentence."""
+    return {verdict.arm for verdict in result.verdicts if verdict.counts}
 
 
 def _taken_back(result: Result) -> str | None:
@@ -266,7 +271,9 @@ _OTHERS: dict[str, tuple[Callable[[Result], str | None], ...]] = {
         _taken_back,
         lambda result: _each(result, "mmlu", "MMLU, where guessing gives 25%"),
     ),
-    "saving-genius": (lambda result: _each(result, "accuracy_kept", "Of full precision's right answers"),),
+    "saving-genius": (
+        lambda result: _each(result, "accuracy_kept", "Of full precision's right answers", _judged(result)),
+    ),
     "dual-dp": (
         lambda result: _leaks(result),
         lambda result: _each(result, "perplexity_at_1_bits", "Perplexity at 1 bit of leakage"),
