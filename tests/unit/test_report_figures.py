@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 
 from sixgig.report.figures import build_figures, exposure_against_alpha, overview, write_figures
 from sixgig.report.labels import ARMS
-from sixgig.report.line_figures import relearning, roc
+from sixgig.report.line_figures import other_curve, relearning, roc
 from sixgig.report.pictures import Picture, look, to_svg
 from sixgig.report.schema import Curve, Score
 from sixgig.report.story import tell
@@ -179,3 +179,22 @@ def test_drawing_leaves_matplotlib_as_it_was() -> None:
 def test_known_arms_all_look_different() -> None:
     assert len({look(arm) for arm in ARMS}) == len(ARMS)
     assert look("some new arm") == look("some new arm")
+
+
+@pytest.mark.parametrize(("highest", "between"), [(45.0, False), (600.0, True), (2e7, False)])
+def test_heights_between_powers_of_ten_are_written_only_where_there_is_room(
+    highest: float, between: bool
+) -> None:
+    curve = Curve(
+        name="leakage_wiener",
+        arm="wiener-alpha",
+        x_label="leakage",
+        y_label="perplexity",
+        x=[1.0, 2.0],
+        y=[40.0 if highest < 1e3 else 50.0, highest],
+    )
+    axes = other_curve(0, [curve]).figure.axes[0]
+    axes.figure.canvas.draw()
+    assert axes.get_yscale() == ("linear" if highest < 100 else "log")
+    written = [label for label in axes.yaxis.get_minorticklabels() if label.get_text()]
+    assert bool(written) == between

@@ -72,7 +72,7 @@ class Finished:
 def prepare(request: Request) -> Prepared:
     """Checks names, settings, packages, device and sizes. Raises before anything is loaded or written."""
     if request.experiment not in EXPERIMENTS:
-        raise UnknownNameError("experiment", request.experiment, EXPERIMENTS)
+        raise UnknownNameError("experiment", request.experiment, [*EXPERIMENTS, "all"])
     experiment = EXPERIMENTS[request.experiment]
     hardware = probe(request.cache_dir)
     device = _device(request.device, hardware)

@@ -23,6 +23,7 @@ from .pictures import (
 from .schema import Curve, Result, Score
 
 _WIDE = 5  # times: heights further apart than this are drawn on a logarithmic axis
+_DECADES = 100  # of heights on a logarithmic axis: beyond it only powers of ten are written
 _LONG_LABEL = 24  # letters: three such labels do not fit beside one another
 
 
@@ -156,7 +157,9 @@ def other_curve(place: int, curves: list[Curve]) -> Picture:
     if min(heights) > 0 and max(heights) > _WIDE * min(heights):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        # Between the powers of ten there is room for words only where those are few.
+        narrow = max(heights) < _DECADES * min(heights)
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda y, _: f"{y:g}" if narrow else ""))
     title, how_to_read = CURVES.get(name, (condition_label(name).replace("_", " ").capitalize(), ""))
     draw_legend(axes, columns=2 if max(len(line.label) for line in lines) > _LONG_LABEL else 3)
     return Picture(
