@@ -74,10 +74,14 @@ ASKED: Mapping[str, Sequence[Asked]] = {
         Asked(
             name="genius_int3_ortho1_kept",
             score="accuracy_kept",
-            arm="int3-fisher-1pct-fitted",
+            arm="int3-fisher-both-global-1pct-fitted",
             at_least=0.97,
         ),
-        Asked(name="genius_int3_ortho1_accuracy", score="accuracy", arm="int3-fisher-1pct-fitted"),
+        Asked(
+            name="genius_int3_ortho1_accuracy",
+            score="accuracy",
+            arm="int3-fisher-both-global-1pct-fitted",
+        ),
         Asked(name="genius_int3_random5_kept", score="accuracy_kept", arm="int3-random-5pct", at_most=0.7),
         Asked(name="genius_int3_random5_accuracy", score="accuracy", arm="int3-random-5pct"),
         Asked(name="genius_int3_hessian5_kept", score="accuracy_kept", arm="int3-hessian-5pct"),

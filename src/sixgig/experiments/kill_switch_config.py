@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..transform.split import OrthoConfig
 
 ALL = "all"  # every sieve there is; the names themselves take its place, so that a run's settings say them
+UNRESTORED = ("none", "random", "wrong-set", "look-alike")
 ATTACKS = ("requantise-int8", "requantise-int3", "noise", "paraphrase", "prefix-noise", "relearn-benign")
 
 
@@ -31,7 +32,8 @@ class KillSwitchConfig:
     seeds: tuple[int, ...] = (0,)
 
     # Which ways to split, and what is looked at for each. `all` among the sieves compares every sieve by
-    # everything, so it goes for `restored` and `relearned` too; there alone it means all of `sieves`.
+    # everything, so it goes for `restored` and `relearned` too; there alone it means all of `sieves`. Nulls
+    # are not restored: they are there to fail at alpha = 0, and no verdict reads their alpha = 1.
     sieves: tuple[str, ...] = ("hessian", "wiener", "wrong-set")
     restored: tuple[str, ...] = ("wiener",)  # arms whose Ortho part is fitted and looked at with alpha = 1
     alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the main arm
@@ -143,7 +145,8 @@ class KillSwitchConfig:
         sieves = tuple(SIEVES) if everything else self.sieves
         # The Base that `isolated` publishes is the reference's: relearned once, under that name.
         relearned = ("reference", *(name for name in sieves if name != "isolated"))
-        named = {"sieves": sieves, "restored": sieves, "relearned": relearned}
+        restored = tuple(name for name in sieves if name not in UNRESTORED)
+        named = {"sieves": sieves, "restored": restored, "relearned": relearned}
         for key, names in named.items():
             if everything or ALL in getattr(self, key):
                 object.__setattr__(self, key, names)  # frozen for everyone else

@@ -93,12 +93,12 @@ def _fitted(config: SavingGeniusConfig, scores: GeniusScores, share: float) -> I
             scores,
             arm,
             "an Ortho part fitted on the rounded Base saves it",
-            counts=counts and score == "fisher",
+            counts=counts and score == config.judged_score,
         )
-    if {"fisher", "random"} <= by_score.keys():
+    if {config.judged_score, "random"} <= by_score.keys():
         yield _better(
             scores,
-            by_score["fisher"],
+            by_score[config.judged_score],
             by_score["random"],
             "the fit alone does not explain it: entries that matter do better than drawn ones, both fitted",
             counts=counts,

@@ -1,10 +1,11 @@
 """What backward passes tell of each linear layer: second moments and means of gradients, in fp32.
 
-Three kinds, each of the sum of token NLLs; the weights stay as they are and need no gradient of their own,
+Four kinds, each of the sum of token NLLs; the weights stay as they are and need no gradient of their own,
 since a layer's is made of its input x and its output's gradient g alone (dL/dW = sum_t g_t x_t^T):
 
     output_moments   G [O, O] = mean over public positions of g g^T, targets drawn from the model itself
     fisher           F [O, I] = mean over texts of (sum_t g_t x_t^T)^2, on their own tokens; private, public
+    public_fisher    the public one alone
     mean_gradient    [O, I] of the private texts' mean NLL a token
 
 G is the output factor of K-FAC (Martens and Grosse 2015, arXiv 1503.05671, section 2.2: the true Fisher
@@ -53,6 +54,7 @@ _WANTED = {
         _Wanted(field_name="private_fisher_OI", kind="fisher", texts=PRIVATE),
         _Wanted(field_name="public_fisher_OI", kind="fisher", texts=PUBLIC),
     ),
+    "public_fisher": (_Wanted(field_name="public_fisher_OI", kind="fisher", texts=PUBLIC),),
     "mean_gradient": (_Wanted(field_name="private_mean_OI", kind="mean_gradient", texts=PRIVATE),),
 }
 

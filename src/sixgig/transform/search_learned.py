@@ -49,6 +49,8 @@ def _trained(sieve: LearnedSieve, context: SearchContext) -> Found:
     public_order = endless_order(generator, len(public), sieve.num_steps)
 
     def losses_at(step: int, num_pieces: int) -> list[Callable[[], Tensor]]:
+        for module in modules.values():
+            module.round_anew()
         found = lesson_pieces(loaded, private[private_order[step]], num_pieces)
         if sieve.public_weight:
             found += _weighted(
@@ -75,7 +77,10 @@ def _weighted(parts: list[Callable[[], Tensor]], weight: float) -> list[Callable
 
 
 class _LearnedLinear(nn.Module):
-    """x Q(W - U V)^T + bias; U begins at 0, V at random, so that the first Base is Q(W)."""
+    """x Q(W - U V)^T + bias; U begins at 0, V at random, so that the first Base is Q(W).
+
+    Rounding costs as much as the pass itself, so that a step's pieces, between which nothing moves, share it.
+    """
 
     def __init__(
         self, linear: nn.Linear, rank: int, quantize: QuantizeConfig, generator: torch.Generator
@@ -87,14 +92,23 @@ class _LearnedLinear(nn.Module):
         self.up_Or = nn.Parameter(torch.zeros(num_out, rank, device=device))
         down_rI = torch.randn(rank, num_in, generator=generator) / num_in**0.5
         self.down_rI = nn.Parameter(down_rI.to(device))
+        self._error_OI: Tensor | None = None
+
+    def round_anew(self) -> None:
+        self._error_OI = None
 
     def trained(self) -> list[nn.Parameter]:
         return [self.up_Or, self.down_rI]
 
     def forward(self, x: Tensor) -> Tensor:
         left_OI = self.weight_OI - self.up_Or @ self.down_rI
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        if self._error_OI is None:
+            self._error_OI = self._rounding_error(left_OI)
+        return F.linear(x, left_OI + self._error_OI, self.bias)
+
+    @torch.no_grad()
+    def _rounding_error(self, left_OI: Tensor) -> Tensor:
+        with torch.autocast(left_OI.device.type, enabled=False):
             config = self.quantize
             rounded = quantize_rtn(left_OI.float(), bits=config.bits, group_size=config.group_size)
-            error_OI = dequantize(rounded) - left_OI
-        return F.linear(x, left_OI + error_OI, self.bias)
+            return dequantize(rounded) - left_OI

@@ -9,6 +9,9 @@ Deviations from BalancedSubnet (Sakarvadia et al. 2025, arXiv 2410.02159):
   lower bound. The search ends when the private texts' mean has come up to `level`.
 - The loss on public text is the KL to the whole model, which has a minimum where nothing has changed.
 - Every linear layer takes part, not the MLP's alone.
+- Entries are ranked by score / (cost + damping * mean cost), cost = F_r W^2, and the mask grows step by step.
+  By the score alone the first mask is that of the forgetting (KL has no gradient where nothing is masked
+  yet); it takes weights that everything passes through, and a few thousand of them end the model.
 
 Shapes: B sequences, N counted positions, O out features, I in features.
 """
@@ -32,6 +35,7 @@ from ..numerics.finite import all_finite
 from ..numerics.likelihood import token_nll
 from ..numerics.sparse import SparsePart, keep_top_k
 from .distil import endless_order, lesson_pieces, prepare_lessons
+from .gradients import PUBLIC, GradientSource
 from .search import Found, SearchContext, control_level, mean_nll, replaced
 from .training import hidden_states, mixed_precision, pieces, quick_attention
 
@@ -48,7 +52,7 @@ def search_subnet(sieve: SubnetSieve, context: SearchContext) -> Found:
     """M of every layer, as entries of W. Raises NumericalError where a gradient holds NaN or Inf."""
     level = control_level(context, sieve.name, sieve.level)
     lessons = prepare_lessons(context.loaded, [*batches(context.public, sieve.windows_per_step)])
-    modules = {name: _MaskedLinear(linear, sieve.share) for name, linear in context.linears.items()}
+    modules = _masked(sieve, context)
     generator = np.random.default_rng(np.random.SeedSequence([context.seed, 0x5BE7]))
     size = sieve.texts_per_step
     texts = [context.private[start : start + size] for start in range(0, len(context.private), size)]
@@ -66,6 +70,23 @@ def search_subnet(sieve: SubnetSieve, context: SearchContext) -> Found:
     with replaced(context.loaded, modules):
         _search(modules, losses_at, sieve, context, level)
     return {name: module.removed() for name, module in modules.items()}
+
+
+def _masked(sieve: SubnetSieve, context: SearchContext) -> dict[str, _MaskedLinear]:
+    source = GradientSource(
+        context.loaded,
+        sieve.needs,
+        {PUBLIC: context.public},
+        seed=context.seed,
+        fallbacks=context.fallbacks,
+    )
+    found = {}
+    for name, linear in context.linears.items():
+        gradients = source.of(name)
+        assert gradients is not None  # no layer is left out
+        fisher_OI = gradients.require("public_fisher_OI", sieve.name)
+        found[name] = _MaskedLinear(linear, fisher_OI, sieve.damping)
+    return found
 
 
 def _search(
@@ -89,7 +110,8 @@ def _search(
                     f"no more likely than what was never learnt ({level:.3f})"
                 )
             return
-        _take_step(modules, losses_at, step, ladder)
+        share = sieve.share * (step + 1) / sieve.num_steps
+        _take_step(modules, losses_at, step, share, ladder)
     if (here := _private_nll(context)) < level:
         say(
             f"{sieve.name} ends after num_steps={sieve.num_steps} with the private texts at {here:.3f} nats "
@@ -102,7 +124,7 @@ def _private_nll(context: SearchContext) -> float:
 
 
 def _take_step(
-    modules: Mapping[str, _MaskedLinear], losses_at: Losses, step: int, ladder: Ladder[int]
+    modules: Mapping[str, _MaskedLinear], losses_at: Losses, step: int, share: float, ladder: Ladder[int]
 ) -> None:
     def let_go() -> None:
         for module in modules.values():
@@ -117,7 +139,7 @@ def _take_step(
 
     ladder.run(attempt, where=f"step {step + 1}", undo=let_go)
     for name, module in modules.items():
-        module.step(name)
+        module.step(name, share)
 
 
 def hinge_pieces(
@@ -144,13 +166,19 @@ def _weighted(weight: float, part: Callable[[], Tensor]) -> Tensor:
 
 
 class _MaskedLinear(nn.Module):
-    """x (W without the entries of the mask)^T + bias; the scores behind it get the gradient of leaving."""
+    """x (W without the entries of the mask)^T + bias; the scores behind it get the gradient of leaving.
 
-    def __init__(self, linear: nn.Linear, share: float) -> None:
+    `fisher_OI` is public text's; `damping` as the sieve has it.
+    """
+
+    def __init__(self, linear: nn.Linear, fisher_OI: Tensor, damping: float) -> None:
         super().__init__()
         weight_OI = linear.weight
         self.weight_OI, self.bias = weight_OI, linear.bias
-        self.num_leaving = round(share * weight_OI.numel())
+        with torch.no_grad():
+            cost_OI = fisher_OI.to(weight_OI.device) * weight_OI.float().square()
+            # Where public text never reaches a layer, all its entries cost alike.
+            self.cost_OI = cost_OI + damping * cost_OI.mean().clamp(min=torch.finfo(torch.float32).tiny)
         self.score_OI = nn.Parameter(torch.zeros_like(weight_OI, dtype=torch.float32))
         self.leaving_OI = torch.zeros_like(weight_OI, dtype=torch.bool)
 
@@ -159,15 +187,16 @@ class _MaskedLinear(nn.Module):
         return F.linear(x, masked, self.bias)
 
     @torch.no_grad()
-    def step(self, name: str) -> None:
-        """Adds what the step's loss said to the scores, and chooses anew who leaves."""
+    def step(self, name: str, share: float) -> None:
+        """Adds what the step's loss said to the scores, and chooses anew which `share` leaves at most."""
         gradient_OI, self.score_OI.grad = self.score_OI.grad, None
         if gradient_OI is None:  # nothing was left to forget, and no public text in this step's loss
             return
         if not all_finite(gradient_OI):
             raise NumericalError("NaN or Inf in the gradients", where=f"layer {name}")
         self.score_OI -= gradient_OI
-        top = keep_top_k(self.score_OI, self.score_OI, self.num_leaving)
+        worth_OI = self.score_OI / self.cost_OI
+        top = keep_top_k(worth_OI, worth_OI, round(share * worth_OI.numel()))
         self.leaving_OI = (top.dense() > 0).view_as(self.leaving_OI)
 
     @torch.no_grad()

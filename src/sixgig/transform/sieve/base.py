@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # What backward passes can tell: G over public text; F over private and over public texts; the gradient of the
 # private texts' NLL. A sieve that searches gathers what it needs by itself.
-GRADIENTS = ("output_moments", "fisher", "mean_gradient")
+GRADIENTS = ("output_moments", "fisher", "public_fisher", "mean_gradient")
 
 # Shares of each diagonal entry, tried in turn where moments in fp32 are not positive definite.
 _RAISES = (1e-6, 1e-5, 1e-4, 1e-3)

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SubnetSieve:
-    """M = W at each layer's `share` of entries with the highest trained score, the others 0.
+    """M = W at up to `share` of each layer's entries, those with the most to gain for their cost; else 0.
+
+    An entry's gain is its trained score; its cost is F_r W^2, what public text is expected to lose by it to
+    second order (F_r: the empirical Fisher's diagonal), plus `damping` times the layer's mean cost. The mask
+    grows with the steps, to its whole share at the last, and stops growing where the texts are forgotten.
 
     The score is trained straight through the top-k mask (Ramanujan et al. 2020, arXiv 1911.13299): it sums
     what setting an entry to 0 would change of the loss  forget_weight * (level - private NLL)+ +
@@ -27,6 +31,7 @@ class SubnetSieve:
 
     share: float = 0.0015
     forget_weight: float = 0.7
+    damping: float = 0.1
     level: float | None = None  # nats a token at which a text counts as forgotten; None: measured
     num_steps: int = 50
     texts_per_step: int = 16
@@ -37,7 +42,7 @@ class SubnetSieve:
     needs_private: ClassVar[bool] = True
     needs_before: ClassVar[bool] = False
     keeps_before: ClassVar[bool] = False
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[frozenset[str]] = frozenset({"public_fisher"})
     searches: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -46,12 +51,13 @@ class SubnetSieve:
         if (
             min(counts) < 1
             or not all(0 <= share <= 1 for share in shares)
+            or not self.damping > 0
             or (self.level is not None and not self.level > 0)
         ):
             raise InputError(
                 "settings of subnet that cannot be used",
                 expected="num_steps, texts_per_step and windows_per_step of 1 or more, share and "
-                "forget_weight from 0 to 1, level above 0",
+                "forget_weight from 0 to 1, damping and level above 0",
                 received=str(self),
             )
 
