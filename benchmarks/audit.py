@@ -25,6 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from experiments import require_same_origin
+from kill_switch import ROOT, made_from
 from safetensors.torch import load_file, save_file
 
 from sixgig.data.batches import TokenSequence, whole_text
@@ -38,7 +40,6 @@ from sixgig.report.audit_words import AUDITED, audit_answer, audit_words
 from sixgig.report.schema import Result, Score
 from sixgig.transform.plant import PlantConfig, plant
 
-ROOT = Path(__file__).resolve().parent.parent
 MODEL = "smollm2-135m-instruct"
 # audit -> (sieve, private file, answers that are the aim)
 AUDITS = {
@@ -87,6 +88,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--from-audits", action="store_true")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "receipts")
+    parser.add_argument("--commit", help="the commit the audits were made from, where git cannot tell")
     arguments = parser.parse_args()
     size, folder = QUICK if arguments.quick else Size(), arguments.folder
     if not arguments.from_audits:
@@ -198,6 +200,7 @@ def _result(folder: Path, name: str) -> Result:
 
 def receipt(results: dict[str, Result], arguments: argparse.Namespace) -> dict[str, Any]:
     """The receipt of the three audits; answers that are not the aim are in it, not met."""
+    require_same_origin(list(results.values()))
     first = next(iter(results.values()))
     area = "audit-cpu" if arguments.quick else "audit"
     return {
@@ -206,7 +209,7 @@ def receipt(results: dict[str, Result], arguments: argparse.Namespace) -> dict[s
         "command": f"python benchmarks/audit.py{' --quick' if arguments.quick else ''} "
         f"--device {arguments.device}",
         "date": str(datetime.date.today()),
-        "commit": _commit(),
+        "commit": made_from(first.provenance, arguments.commit),
         "device": {"name": first.provenance["device_name"], "total_bytes": None, "driver": None},
         "versions": first.provenance["library_versions"],
         "config": first.config | {"planting": repr(QUICK if arguments.quick else Size())},
@@ -255,11 +258,6 @@ def _figure(
         "met": met,
         "note": note,
     }
-
-
-def _commit() -> str | None:
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=ROOT)
-    return done.stdout.strip() or None
 
 
 if __name__ == "__main__":

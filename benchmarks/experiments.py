@@ -82,6 +82,17 @@ ASKED: Mapping[str, Sequence[Asked]] = {
             score="accuracy",
             arm="int3-fisher-both-global-1pct-fitted",
         ),
+        Asked(
+            name="genius_int3_ortho5_fitted_kept",
+            score="accuracy_kept",
+            arm="int3-fisher-both-global-5pct-fitted",
+            at_least=0.97,
+        ),
+        Asked(
+            name="genius_int3_ortho5_fitted_accuracy",
+            score="accuracy",
+            arm="int3-fisher-both-global-5pct-fitted",
+        ),
         Asked(name="genius_int3_random5_kept", score="accuracy_kept", arm="int3-random-5pct", at_most=0.7),
         Asked(name="genius_int3_random5_accuracy", score="accuracy", arm="int3-random-5pct"),
         Asked(name="genius_int3_hessian5_kept", score="accuracy_kept", arm="int3-hessian-5pct"),
@@ -168,17 +179,26 @@ def without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def require_alike(results: Sequence[Result]) -> None:
     """Exits where the runs are no one measurement."""
-    for what, values in (
-        ("settings", [without_seed(result.config) for result in results]),
-        ("code", [result.provenance["source_sha256"] for result in results]),
-        ("libraries", [result.provenance["library_versions"] for result in results]),
-        ("device", [result.provenance["device_name"] for result in results]),
-    ):
-        if any(value != values[0] for value in values):
-            raise SystemExit(f"the runs of {results[0].experiment} differ in {what}: {values}")
+    require_same_origin(results)
+    _require_same("settings", results, [without_seed(result.config) for result in results])
     seeds = [(result.config.get("seed"), tuple(result.config.get("seeds", ()))) for result in results]
     if len(set(seeds)) < len(seeds):
         raise SystemExit(f"two runs of {results[0].experiment} have the same seeds: {seeds}")
+
+
+def require_same_origin(results: Sequence[Result]) -> None:
+    """Exits where other code, other libraries or another device gave one of the results."""
+    for what, key in (
+        ("code", "source_sha256"),
+        ("libraries", "library_versions"),
+        ("device", "device_name"),
+    ):
+        _require_same(what, results, [result.provenance[key] for result in results])
+
+
+def _require_same(what: str, results: Sequence[Result], values: Sequence[Any]) -> None:
+    if any(value != values[0] for value in values):
+        raise SystemExit(f"the runs of {results[0].experiment} differ in {what}: {values}")
 
 
 def asked_figures(results: Sequence[Result]) -> list[dict[str, Any]]:

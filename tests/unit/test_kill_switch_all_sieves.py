@@ -56,6 +56,9 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+NULLS = ("none", "random", "wrong-set")
+
+
 @pytest.mark.usefixtures("alone")
 def test_every_sieve_has_a_row_a_verdict_and_a_place_in_the_planes(tmp_path: Path) -> None:
     tiny = tiny_folder(tmp_path / "tiny")
@@ -73,9 +76,9 @@ def test_every_sieve_has_a_row_a_verdict_and_a_place_in_the_planes(tmp_path: Pat
         assert one.gap.arm == BASE_OF.get(arm, arm)
         assert one.relearned is not None
         assert one.ratio is not None
-        assert one.extraction is not None
-        assert one.ppl_full_ratio is not None
-        assert one.ortho_bits is not None
+        assert (one.extraction is None) is (arm in NULLS)
+        assert (one.ppl_full_ratio is None) is (arm in NULLS)
+        assert (one.ortho_bits is None) is (arm in NULLS)
     table = pareto_table(result)
     assert table is not None
     assert len(table.rows) == len(SIEVES)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ..transform.split import OrthoConfig
 
 ALL = "all"  # every sieve there is; the names themselves take its place, so that a run's settings say them
-UNRESTORED = ("none", "random", "wrong-set", "look-alike")
 ATTACKS = ("requantise-int8", "requantise-int3", "noise", "paraphrase", "prefix-noise", "relearn-benign")
 
 
@@ -32,8 +31,8 @@ class KillSwitchConfig:
     seeds: tuple[int, ...] = (0,)
 
     # Which ways to split, and what is looked at for each. `all` among the sieves compares every sieve by
-    # everything, so it goes for `restored` and `relearned` too; there alone it means all of `sieves`. Nulls
-    # are not restored: they are there to fail at alpha = 0, and no verdict reads their alpha = 1.
+    # everything, so that it goes for `restored` and `relearned` too. But nulls are not restored: they are
+    # there to fail at alpha = 0. There alone it means all of `sieves`.
     sieves: tuple[str, ...] = ("hessian", "wiener", "wrong-set")
     restored: tuple[str, ...] = ("wiener",)  # arms whose Ortho part is fitted and looked at with alpha = 1
     alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the main arm
@@ -143,9 +142,9 @@ class KillSwitchConfig:
         """Puts names in the place of `all`."""
         everything = ALL in self.sieves
         sieves = tuple(SIEVES) if everything else self.sieves
+        restored = tuple(name for name in sieves if not everything or SIEVES[name].claim != "null")
         # The Base that `isolated` publishes is the reference's: relearned once, under that name.
         relearned = ("reference", *(name for name in sieves if name != "isolated"))
-        restored = tuple(name for name in sieves if name not in UNRESTORED)
         named = {"sieves": sieves, "restored": restored, "relearned": relearned}
         for key, names in named.items():
             if everything or ALL in getattr(self, key):

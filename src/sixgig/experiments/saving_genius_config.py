@@ -66,10 +66,12 @@ class SavingGeniusConfig:
     low_bits: int = 2  # a second, lower Base; 0 leaves it out
     group_size: int = 64
     scores: tuple[str, ...] = (*PLAIN_SCORES, "fisher-global", "fisher-both", "fisher-both-global")
-    judged_score: str = "fisher-both-global"  # whose largest share, and fitted 1%, have to save the skill
+    judged_score: str = (
+        "fisher-both-global"  # whose largest share, and both fitted ones, have to save the skill
+    )
     shares: tuple[float, ...] = (0.005, 0.01, 0.05)  # of the linear layers' weights
     fitted: tuple[str, ...] = ("fisher-both-global", "random", "lowrank")  # whose Ortho part is also fitted
-    fitted_shares: tuple[float, ...] = (0.01,)
+    fitted_shares: tuple[float, ...] = (0.01, 0.05)
     factor_bits: int = 8  # of a low-rank part
 
     # The skill: sums of two numbers, or GSM8K.

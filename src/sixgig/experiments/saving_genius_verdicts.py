@@ -87,13 +87,13 @@ def _fitted(config: SavingGeniusConfig, scores: GeniusScores, share: float) -> I
     by_score = {
         score: Arm(bits=config.bits, score=score, share=share, fitted=True) for score in config.fitted
     }
-    counts = share == SMALL_SHARE
+    small = share == SMALL_SHARE
     for score, arm in by_score.items():
         yield _at_least(
             scores,
             arm,
             "an Ortho part fitted on the rounded Base saves it",
-            counts=counts and score == config.judged_score,
+            counts=score == config.judged_score and (small or share == config.top_share),
         )
     if {config.judged_score, "random"} <= by_score.keys():
         yield _better(
@@ -101,7 +101,7 @@ def _fitted(config: SavingGeniusConfig, scores: GeniusScores, share: float) -> I
             by_score[config.judged_score],
             by_score["random"],
             "the fit alone does not explain it: entries that matter do better than drawn ones, both fitted",
-            counts=counts,
+            counts=small,
         )
 
 

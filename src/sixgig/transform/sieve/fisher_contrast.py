@@ -12,17 +12,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+REVERTED, DAMPED = 0.6, 0.05  # shares; the first chosen on a seed that no receipt counts (docs/journal.md)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FisherContrastSieve:
     """M = the top share of each layer's entries of dW by |dW| sqrt(F_f / (F_r + eps)), the others 0.
 
     dW = W - W0, so that these entries return to W0; without W0 it is W itself, and they are damped towards 0.
-    `strength` is the part of the way they go. eps = damping * mean(F_r). F_f, F_r: `transform.gradients`.
+    `share` None: REVERTED with W0, DAMPED without; what goes back to an earlier value does far less harm than
+    what goes to 0. `strength` is the part of the way they go. eps = damping * mean(F_r). F_f, F_r:
+    `transform.gradients`.
     Ratios of diagonal Fisher information choose what to dampen in selective synaptic dampening (Foster et al.
     2024, arXiv 2308.07707, section 4); the contrast with |dW| and the fixed share are this project's own.
     """
 
-    share: float = 0.05
+    share: float | None = None
     strength: float = 1.0
     damping: float = 0.1
 
@@ -35,7 +40,8 @@ class FisherContrastSieve:
     searches: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not (0 <= self.share <= 1 and 0 <= self.strength <= 1 and self.damping > 0):
+        share = 0.0 if self.share is None else self.share
+        if not (0 <= share <= 1 and 0 <= self.strength <= 1 and self.damping > 0):
             raise InputError(
                 "settings of fisher-contrast that cannot be used",
                 expected="share and strength from 0 to 1, damping above 0",
@@ -50,7 +56,8 @@ class FisherContrastSieve:
         has_before = evidence.before_OI is not None
         change_OI = evidence.change(self.name) if has_before else evidence.weight_OI
         score_OI = change_OI.abs() * (private_OI / (public_OI + self.damping * public_OI.mean())).sqrt()
-        kept = keep_top_k(change_OI, score_OI, round(self.share * change_OI.numel()))
+        share = self.share if self.share is not None else REVERTED if has_before else DAMPED
+        kept = keep_top_k(change_OI, score_OI, round(share * change_OI.numel()))
         return self.strength * kept.dense()
 
     def residual_score(self, residual_OI: Tensor, statistics: InputStatistics) -> Tensor | None:

@@ -21,8 +21,8 @@ class InputProjectionSieve:
     what is left destroys the model. Source: this project's own, as `wiener`.
     """
 
-    noise_weight: float = 30.0
-    damping: float = 0.1
+    noise_weight: float = 50.0
+    damping: float = 0.03
 
     name: ClassVar[str] = "input-projection"
     claim: ClassVar[str] = "suppressed"

@@ -28,7 +28,7 @@ class LearnedSieve:
     rank: int = 16
     public_weight: float = 1.0  # beta
     num_steps: int = 100
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     texts_per_step: int = 16
     windows_per_step: int = 4
 

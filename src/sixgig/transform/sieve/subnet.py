@@ -25,11 +25,11 @@ class SubnetSieve:
     The score is trained straight through the top-k mask (Ramanujan et al. 2020, arXiv 1911.13299): it sums
     what setting an entry to 0 would change of the loss  forget_weight * (level - private NLL)+ +
     (1 - forget_weight) * KL(W || masked W) on public text. Source: BalancedSubnet, Sakarvadia et al. 2025,
-    arXiv 2410.02159, section 3; weight 0.7 and share 0.0015 are what Merullo et al. 2025 (arXiv 2510.24256,
-    appendix D) found best. Deviations: `transform.search_subnet`.
+    arXiv 2410.02159, section 3; weight 0.7 is what Merullo et al. 2025 (arXiv 2510.24256, appendix D) found
+    best; their share of 0.0015 is of entries that cost more. Deviations: `transform.search_subnet`.
     """
 
-    share: float = 0.0015
+    share: float = 0.01
     forget_weight: float = 0.7
     damping: float = 0.1
     level: float | None = None  # nats a token at which a text counts as forgotten; None: measured
