@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from experiments import require_same_origin
-from kill_switch import ROOT, made_from
 from safetensors.torch import load_file, save_file
 
+from experiments import require_same_origin
+from kill_switch import ROOT, made_from
 from sixgig.data.batches import TokenSequence, whole_text
 from sixgig.data.canaries import Canary, CanaryPlan, make_canaries
 from sixgig.data.corpora import data_dir_from_environment, load_public_text, token_windows
