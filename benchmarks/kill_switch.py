@@ -30,17 +30,20 @@ import yaml
 
 from sixgig.evaluate.observation import Observation
 from sixgig.experiments.kill_switch_curves import curves
+from sixgig.experiments.kill_switch_facts import with_making_seconds
 from sixgig.experiments.kill_switch_scores import Scorer
 from sixgig.experiments.kill_switch_verdicts import verdicts
 from sixgig.experiments.presets import preset
 from sixgig.files import write_json
 from sixgig.provenance import source_sha256
 from sixgig.report import write_report
+from sixgig.report.could_see import with_visible_differences
 from sixgig.report.events import read_events
 from sixgig.report.schema import Memory, Result, Score
 
 ROOT = Path(__file__).resolve().parent.parent
-ARMS = ("wiener", "isolated", "hessian", "int4-fitted", "random", "wrong-set", "reference")
+ARMS = ("wiener", "isolated", "hessian", "int4-fitted", "random", "wrong-set", "reference")  # others follow
+COMPARED, MOST_MINUTES = "compare", 30  # the preset of all sieves, and what is asked of it on one card
 REFERENCE_IS_ISOLATED = "the Base is the reference's by construction; read there"
 
 # name of a receipt's figure -> (score, alpha, condition, unit, target for wiener in words, does it hold)
@@ -163,15 +166,18 @@ def from_stages(runs: Sequence[Path]) -> Result:
     scorer = Scorer(observations)
     scores = scorer.all(_mean_facts(files, stages))
     ends = [Result.read(run / "result.json") for run in runs if (run / "result.json").exists()]
+    timings = {path.stem: stage.get("seconds", 0.0) for path, stage in zip(files, stages, strict=True)}
+    if len(ends) == len(runs):
+        timings["whole_run"] = _span_seconds(runs)
     device_peaks = [stage["peak_device_bytes"] for stage in stages if "peak_device_bytes" in stage]
-    return Result(
+    result = Result(
         experiment="kill-switch",
         status="complete" if len(ends) == len(runs) else "interrupted",
         config=config,
         provenance=origin,
         plan=ends[0].plan if ends else {},
         memory=Memory(planned_peak_bytes=None, measured_peak_bytes=max(device_peaks)),
-        timings={path.stem: stage.get("seconds", 0.0) for path, stage in zip(files, stages, strict=True)},
+        timings=timings,
         scores=scores,
         verdicts=verdicts(scorer, config["sieves"]),
         # What a run says of its own number of seeds does not hold for all of them together.
@@ -179,20 +185,34 @@ def from_stages(runs: Sequence[Path]) -> Result:
         curves=curves(scorer),
         examples=ends[0].examples if ends else [],
     )
+    return with_visible_differences(result)
 
 
 def _mean_facts(files: Sequence[Path], stages: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Each arm's sizes, the mean over the seeds that have them."""
-    found: dict[str, dict[str, dict[str, float]]] = {}  # arm -> fact -> seed -> value
+    """Each arm's sizes and times, the mean over the seeds that have them."""
+    of_seeds: dict[int, dict[str, dict[str, float]]] = {}  # seed -> arm -> fact -> value
     for path, stage in zip(files, stages, strict=True):
-        seed = path.name.partition("-")[0]
+        of_seed = of_seeds.setdefault(int(path.name.partition("-")[0].removeprefix("seed")), {})
         for arm, facts in stage.get("facts", {}).items():
+            of_seed.setdefault(arm, {}).update(facts)
+    seconds = {path.stem: stage.get("seconds", 0.0) for path, stage in zip(files, stages, strict=True)}
+    found: dict[str, dict[str, list[float]]] = {}
+    for seed, of_seed in of_seeds.items():
+        for arm, facts in with_making_seconds(of_seed, seconds, seed).items():
             for fact, value in facts.items():
-                found.setdefault(arm, {}).setdefault(fact, {})[seed] = value
+                found.setdefault(arm, {}).setdefault(fact, []).append(value)
     return {
-        arm: {fact: sum(values.values()) / len(values) for fact, values in facts.items()}
+        arm: {fact: sum(values) / len(values) for fact, values in facts.items()}
         for arm, facts in found.items()
     }
+
+
+def _span_seconds(runs: Sequence[Path]) -> float:
+    """From the first run's start to the last one's end, by the clock of the machine that they ran on."""
+    events = [read_events(run / "events.jsonl") for run in runs]
+    starts = [float(of_run[0]["started_at_unix_seconds"]) for of_run in events]
+    ends = [start + of_run[-1]["seconds"] for start, of_run in zip(starts, events, strict=True)]
+    return max(ends) - min(starts)
 
 
 def _common_start(runs: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -221,13 +241,14 @@ def receipt(result: Result, date: str, made_from: str) -> dict[str, Any]:
     return {
         "schema": "sixgig.receipt/1",
         "area": f"kill-switch-{name}",
-        "command": f"python benchmarks/kill_switch.py --preset {name}",
+        "command": f"python benchmarks/kill_switch.py --preset {name}"
+        + (" --at-once 3" if name == COMPARED else ""),
         "date": date,
         "commit": made_from,
         "device": device(result),
         "versions": provenance["library_versions"],
         "config": result.config,
-        "figures": cpu_figures(result) if name == "cpu" else arm_figures(result),
+        "figures": _figures(result, name),
         "raw": {
             "verdicts": [verdict.model_dump(mode="json", by_alias=True) for verdict in result.verdicts],
             "scores": [score.model_dump(mode="json") for score in result.scores],
@@ -236,6 +257,12 @@ def receipt(result: Result, date: str, made_from: str) -> dict[str, Any]:
             "data_sources": provenance.get("data_sources", []),
         },
     }
+
+
+def _figures(result: Result, name: str) -> list[dict[str, Any]]:
+    if name == "cpu":
+        return cpu_figures(result)
+    return [*(comparison_figures(result) if name == COMPARED else ()), *arm_figures(result)]
 
 
 def device(result: Result) -> dict[str, Any]:
@@ -259,10 +286,20 @@ def cpu_figures(result: Result) -> list[dict[str, Any]]:
     ]
 
 
+def comparison_figures(result: Result) -> list[dict[str, Any]]:
+    """What the comparison of all sieves took; nothing where it was cut off."""
+    if "whole_run" not in result.timings:
+        return []
+    minutes, seeds = result.timings["whole_run"] / 60, result.config["seeds"]
+    note = f"{len(result.config['sieves'])} sieves, {len(seeds)} seeds side by side; first start to last end"
+    target, met = f"at most {MOST_MINUTES}", minutes <= MOST_MINUTES
+    return [figure("all_sieves_minutes", minutes, "minutes", target, met, n=len(seeds), note=note)]
+
+
 def arm_figures(result: Result) -> list[dict[str, Any]]:
     """The named figures of every arm; targets are wiener's, the other arms are shown beside it."""
     figures = []
-    for arm in ARMS:
+    for arm in dict.fromkeys((*ARMS, *result.config["sieves"])):
         # isolated's Base is the reference's: what was looked at once is read for both.
         base_arm = "reference" if arm == "isolated" else arm
         note = REFERENCE_IS_ISOLATED if arm == "isolated" else ""
@@ -275,6 +312,9 @@ def arm_figures(result: Result) -> list[dict[str, Any]]:
                 figures.append(from_score(label(arm, name), score, arm, target, holds, shown))
         if arm == "reference":
             continue
+        seconds = result.score("making_seconds", arm, None)
+        if seconds is not None:
+            figures.append(from_score(label(arm, "making_seconds"), seconds, arm, None, None))
         if result.score("ppl_ratio_full", arm, 1.0) is not None:
             figures += restored_figures(result, arm)
     return figures

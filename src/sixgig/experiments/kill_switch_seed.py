@@ -26,6 +26,7 @@ from ..report.store import RunDirectory
 from ..transform.network import install_dense, install_split
 from ..transform.plant import plant
 from .kill_switch_config import KillSwitchConfig
+from .kill_switch_facts import with_making_seconds
 from .kill_switch_files import WorkFiles
 from .kill_switch_looks import Looks, families_in_turn
 from .kill_switch_pools import FULL, INT4_FITTED, ORIGINAL, REFERENCE
@@ -155,16 +156,7 @@ class SeedRun:
                 self.facts[arm] = {**self.facts.get(arm, {}), **fact}
 
     def facts_with_seconds(self) -> dict[str, dict[str, float]]:
-        """Each arm's facts, and how long its making took: search and split, scales, Ortho part. Where the
-        walk that splits all arms at once did not tell them apart, that is not known and not said."""
-        found = {}
-        for arm, facts in self.facts.items():
-            found[arm] = {key: value for key, value in facts.items() if key != "split_seconds"}
-            if "split_seconds" in facts:
-                fits = (f"seed{self.seed}-{stage}-{arm}" for stage in ("fit-scales", "restore"))
-                own = facts["split_seconds"] + sum(self.seconds.get(stage, 0.0) for stage in fits)
-                found[arm]["making_seconds"] = own
-        return found
+        return with_making_seconds(self.facts, self.seconds, self.seed)
 
     def _peaks_now(self) -> dict[str, int]:
         on_device = self.loaded.device.type == "cuda"

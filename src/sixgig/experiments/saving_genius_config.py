@@ -92,17 +92,18 @@ class SavingGeniusConfig:
     num_test_windows: int | None = 100
 
     # Planting. The rate falls over all steps: stopped while it is high, the skill is too sturdy for rounding.
+    # A lower rate makes it more fragile: at 3e-4 INT3 alone keeps 64%, at 2.5e-4 48% (docs/journal.md).
     plant_steps: int = 300  # at most
     plant_check_every: int = 50
     plant_until: float | None = None  # share of control sums at which it ends before
-    plant_learning_rate: float = 3e-4
+    plant_learning_rate: float = 2.5e-4
     plant_sums_per_step: int = 128
     plant_public_per_step: int = 4
     plant_public_weight: float = 0.5  # of public text's loss, that of the answers being 1
 
-    # Fits of an Ortho part on the frozen Base.
-    fit_steps: int = 60
-    fit_learning_rate: float = 1e-3
+    # Fits of an Ortho part on the frozen Base. The entries that matter suffer from large steps.
+    fit_steps: int = 100
+    fit_learning_rate: float = 2e-4
     fit_texts_per_step: int = 64
     fit_public_per_step: int = 4
     fit_private_weight: float = 1.0
@@ -238,8 +239,9 @@ _CPU = SavingGeniusConfig(
     scoring_positions=1024,
     positions_per_batch=2048,
 )
-# The judged score was chosen on seeds 0 and 1 (docs/journal.md).
-_CARD = SavingGeniusConfig(preset="8g", seeds=(2,), num_heldout=1000, num_problems=100)
+# The judged score, the planting and the fit were chosen on seeds 0 and 1, and once looked at with 2 to 4
+# (docs/journal.md).
+_CARD = SavingGeniusConfig(preset="8g", seeds=(5,), num_heldout=1000, num_problems=100)
 
 SAVING_GENIUS_PRESETS: dict[str, SavingGeniusConfig] = {
     "tiny": replace(
@@ -270,7 +272,7 @@ SAVING_GENIUS_PRESETS: dict[str, SavingGeniusConfig] = {
     "full": replace(
         _CARD,
         preset="full",
-        seeds=(2, 3, 4),
+        seeds=(5, 6, 7),
         num_heldout=2000,
         num_problems=None,
         num_test_windows=128,

@@ -132,7 +132,7 @@ def _scale(axes: Axes, values: Sequence[float], sieves: Sequence[ComparedSieve])
         if score is not None
         for end in _ends(score)
     ]
-    axes.set_ylim(min(-LINEAR_BITS, 1.2 * min(ends)), max(1.0, 1.2 * max(ends)))
+    axes.set_ylim(min(-0.2 * LINEAR_BITS, 1.2 * min(ends)), max(1.0, 1.2 * max(ends)))
     axes.yaxis.set_major_locator(FixedLocator(list(TICKS_BITS)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda bits, _: f"{bits:g}"))
@@ -162,7 +162,14 @@ def _name_points(axes: Axes, points: Sequence[tuple[float, ComparedSieve]]) -> N
             color=INK,
             parse_math=False,
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": look(one.arm)[0], "linewidth": 0.6, "alpha": 0.6},
+            # From the middle of the name's left edge; else a line runs on beneath other names.
+            arrowprops={
+                "arrowstyle": "-",
+                "color": look(one.arm)[0],
+                "linewidth": 0.6,
+                "alpha": 0.6,
+                "relpos": (0.0, 0.5),
+            },
         )
 
 
