@@ -1,8 +1,10 @@
-"""The documents' tables of the kill switch: measures against arms, and every figure."""
+"""The documents' tables of the kill switch: measures against arms, all sieves side by side, every figure."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from docs_receipts import (
     NOT_YET,
@@ -18,7 +20,7 @@ from docs_receipts import (
 )
 from sixgig.report.labels import format_interval
 
-FULL, CPU = "kill-switch-full", "kill-switch-cpu"
+FULL, CPU, COMPARED = "kill-switch-full", "kill-switch-cpu", "kill-switch-compare"
 
 ARMS: dict[str, Words] = {
     "wiener": ("wiener", "wiener"),
@@ -51,6 +53,17 @@ CPU_FIGURES: dict[str, Words] = {
     "cpu_demo_seconds": ("whole run, preset cpu", "cpu 预设的完整运行"),
     "cpu_demo_peak_rss_bytes": ("its peak resident memory", "其常驻内存峰值"),
 }
+# Of every sieve: what its Base leaks and costs, what relearning brings back, what alpha = 1 gives, how long.
+COMPARED_MEASURES: dict[str, str] = {
+    "alpha0_exposure_gap_bits": "gap, bits",
+    "relearn20_exposure_gap_bits": "gap to never planted after relearning, bits",
+    "alpha0_auc_heldout": "AUC",
+    "alpha0_ppl_ratio_int4": "perplexity / INT4",
+    "alpha1_extraction": "alpha 1: extracted",
+    "alpha1_ppl_ratio_fp32": "alpha 1: perplexity / fp32",
+    "ortho_bits_per_weight": "Ortho, bits a weight",
+    "making_seconds": "made in",
+}
 _ASKED: Words = ("asked of wiener", "对 wiener 的要求")
 
 
@@ -73,6 +86,35 @@ def summary(folder: Path, document: Path, language: int) -> str:
         ]
         parts += [table(headers, rows), source(cpu, document, language)]
     return "\n\n".join(parts) if parts else NOT_YET[language]
+
+
+def comparison(folder: Path, document: Path, language: int) -> str:
+    """Every sieve of the newest comparison against all measures, lowest gap first, and what it took."""
+    receipt = newest_receipt(folder, COMPARED)
+    if receipt is None:
+        return NOT_YET[language]
+    names = [
+        arm.replace("-", "_") for arm in (*receipt.content["config"]["sieves"], "int4-fitted", "reference")
+    ]
+    gaps = {name: receipt.figures.get(f"{name}_alpha0_exposure_gap_bits") for name in names}
+    known = sorted((float(gap["value"]), name) for name, gap in gaps.items() if gap is not None)
+    rows = []
+    for _, name in known:
+        figures = [receipt.figures.get(f"{name}_{measure}") for measure in COMPARED_MEASURES]
+        cells = [_with_interval(one) if one else "-" for one in figures]
+        rows.append([ARMS.get(name, (f"`{name.replace('_', '-')}`",) * 2)[language], *cells])
+    parts = [table(["", *COMPARED_MEASURES.values()], rows)]
+    whole = receipt.figures.get("all_sieves_minutes")
+    if whole is not None:
+        parts.append(
+            f"`all_sieves_minutes`: {value_text(whole)} (asked: {asked(whole, language)}); {whole['note']}."
+        )
+    return "\n\n".join([*parts, source(receipt, document, language)])
+
+
+def _with_interval(figure: Mapping[str, Any]) -> str:
+    told = format_interval(figure.get("low"), figure.get("high"), figure["name"], figure["unit"])
+    return f"{value_text(figure)} {told}" if told else value_text(figure)
 
 
 def every_figure(folder: Path, document: Path, language: int) -> str:

@@ -101,13 +101,18 @@ _HEADERS = (
 )
 
 
-def every_figure(area: str, receipts: Path, document: Path, language: int) -> str:
-    """All figures of an area's newest receipt, those that fell short too."""
+def every_figure(
+    area: str, receipts: Path, document: Path, language: int, *, only_counted: bool = False
+) -> str:
+    """All figures of an area's newest receipt, those that fell short too; without those that are there for
+    comparison only, where `only_counted`."""
     receipt = newest_receipt(receipts, area)
     if receipt is None:
         return NOT_YET[language]
     rows = []
     for name, one in receipt.figures.items():
+        if only_counted and str(one.get("note") or "").startswith("for comparison only"):
+            continue
         ends = [one.get("low"), one.get("high")]
         told = [format_value(end, name, one["unit"]) for end in ends if end is not None]
         interval = f"{told[0]} to {told[1]}" if len(told) == 2 and ends[0] != ends[1] else ""
