@@ -38,6 +38,7 @@ from .audit_config import AuditConfig
 from .audit_records import AuditRecords
 from .audit_scores import AuditLook, AuditScores
 from .kill_switch_files import WorkFiles
+from .origin import device_name
 from .progress import RunProgress
 from .settings import as_plain
 from .split_rows import Key
@@ -89,7 +90,7 @@ def run_audit(
     scorer = AuditScores(
         looks=looks, rows=told["rows"], seen=told["seen"], alpha=config.alpha, seed=config.seed
     )
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else hardware.cpu_model
+    name = device_name(device, hardware)
     source = DataSource(
         name="private records", revision_or_sha256=None, num_rows=len(told["rows"]), synthetic=False
     )

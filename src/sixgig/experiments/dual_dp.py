@@ -17,7 +17,7 @@ from ..evaluate.observation import Observer
 from ..hardware import Hardware
 from ..load.loaded import linear_layers, load
 from ..memory.ladder import Fallbacks
-from ..provenance import DataSource, provenance
+from ..provenance import provenance
 from ..report.schema import Memory, Result
 from ..report.store import RunDirectory
 from .dual_dp_config import DualDpConfig
@@ -29,6 +29,7 @@ from .dual_dp_verdicts import verdicts
 from .kill_switch import MAX_PUBLIC_EPOCHS, public_corpora
 from .kill_switch_seed import SeedRun
 from .kill_switch_texts import Texts, tokenised
+from .origin import device_name, own_text_notes, require_same_data, sources_of
 from .progress import RunProgress
 from .settings import as_plain
 from .stages import teller, told_fallbacks
@@ -58,6 +59,7 @@ def run_dual_dp(
     loaded = fallbacks.stage("loading the model", lambda: load(folder, device=device))
     corpora = public_corpora(data_dir)
     texts = tokenised(loaded, corpora, config.kill_switch())
+    require_same_data(run, sources_of(corpora))
     layer_names = tuple(linear_layers(loaded.network))
     seeds = [
         DualDpSeed(
@@ -97,16 +99,8 @@ def _result(
     scorer = DualDpScores(pools)
     on_card = seeds[0].loaded.device.type == "cuda"
     peak = "peak_device_bytes" if on_card else "peak_rss_bytes"
-    sources = [
-        DataSource(
-            name=corpus.name,
-            revision_or_sha256=corpus.source,
-            num_rows=corpus.num_rows,
-            synthetic=corpus.synthetic,
-        )
-        for corpus in texts.corpora
-    ]
-    name = torch.cuda.get_device_name(seeds[0].loaded.device) if on_card else hardware.cpu_model
+    sources = sources_of(texts.corpora)
+    name = device_name(seeds[0].loaded.device, hardware)
     # A folder's place is this machine's affair; its name says which run it was.
     planted = config.planted and Path(config.planted).resolve().name
     return Result(
@@ -146,11 +140,7 @@ def _warnings(config: DualDpConfig, texts: Texts, run: RunDirectory, public_epoc
             f"planting showed the public text {public_epochs:.1f} times over, which over-trains the model: "
             "perplexities compare the ways of this run with one another only"
         )
-    if any(corpus.synthetic for corpus in texts.corpora):
-        yield (
-            "public text is this package's own small corpora, not a benchmark: perplexities compare the arms "
-            "of this run with one another and with nothing else"
-        )
+    yield from own_text_notes(texts.corpora)
     if len(config.seeds) < 3:
         yield f"{len(config.seeds)} seed(s): differences between plantings are hardly in the intervals"
     if config.num_draws < 2:

@@ -30,6 +30,7 @@ from .evaluation_config import EvaluationConfig
 from .evaluation_files import subject_files
 from .evaluation_scores import EvaluationScores, joined, samples
 from .kill_switch_files import WorkFiles
+from .origin import device_name
 from .progress import RunProgress
 from .run import Finished
 from .run_memory import recorded_peak, with_memory
@@ -196,7 +197,7 @@ def _evaluate(
         kept = runner.go({task: (1.0, lambda task=task: stage(task)) for task in config.tasks})
     scores = EvaluationScores(kept, arm=subject.arm, alpha=subject.alpha)
     versions = {key: value for task in kept.values() for key, value in task["versions"].items()}
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else probe().cpu_model
+    name = device_name(device, probe())
     origin = asdict(provenance([], [*sources, *_hub_sources(kept, versions)], device_name=name))
     return Result(
         experiment=NAME,

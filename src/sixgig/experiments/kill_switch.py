@@ -21,7 +21,7 @@ from ..hardware import Hardware
 from ..layers.split_linear import set_alpha
 from ..load.loaded import LoadedModel, linear_layers, load
 from ..memory.ladder import Fallbacks, Move
-from ..provenance import DataSource, provenance
+from ..provenance import provenance
 from ..report.schema import Example, Memory, Result
 from ..report.store import RunDirectory
 from ..transform.network import install_split
@@ -32,6 +32,7 @@ from .kill_switch_scores import Scorer
 from .kill_switch_seed import SeedRun
 from .kill_switch_texts import Texts, tokenised
 from .kill_switch_verdicts import verdicts
+from .origin import device_name, own_text_notes, require_same_data, sources_of
 from .progress import RunProgress
 from .settings import as_plain
 
@@ -57,6 +58,7 @@ def run_kill_switch(
     loaded = fallbacks.stage("loading the model", lambda: load(folder, device=device))
     corpora = public_corpora(data_dir)
     texts = tokenised(loaded, corpora, config)
+    require_same_data(run, sources_of(corpora))
     layer_names = tuple(linear_layers(loaded.network))
     seeds: list[SeedRun] = []
 
@@ -111,17 +113,9 @@ def _result(
     observations = [one for seed in seeds for one in seed.observations]
     scorer = Scorer(observations)
     scores = scorer.all(_mean_facts(seeds))
-    sources = [
-        DataSource(
-            name=corpus.name,
-            revision_or_sha256=corpus.source,
-            num_rows=corpus.num_rows,
-            synthetic=corpus.synthetic,
-        )
-        for corpus in texts.corpora
-    ]
+    sources = sources_of(texts.corpora)
     device = seeds[0].loaded.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else hardware.cpu_model
+    name = device_name(device, hardware)
     return Result(
         experiment="kill-switch",
         status="complete",
@@ -170,11 +164,7 @@ def _warnings(config: KillSwitchConfig, texts: Texts, run: RunDirectory, public_
             f"planting showed the public text {public_epochs:.1f} times over, which over-trains the model: "
             "ratios of perplexity flatter every split here"
         )
-    if any(corpus.synthetic for corpus in texts.corpora):
-        found.append(
-            "public text is this package's own small corpora, not a benchmark: perplexities compare the arms "
-            "of this run with one another and with nothing else"
-        )
+    found += own_text_notes(texts.corpora)
     if len(config.seeds) < 3:
         found.append(f"{len(config.seeds)} seed(s): differences between plantings are not in the intervals")
     return list(dict.fromkeys(found))

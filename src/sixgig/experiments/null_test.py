@@ -41,6 +41,7 @@ from .kill_switch_files import WorkFiles
 from .null_test_config import NullTestConfig
 from .null_test_scores import Look, NullTestScores
 from .null_test_texts import NullTestTexts, read_texts
+from .origin import device_name, own_text_notes, require_same_data
 from .progress import RunProgress
 from .setting_checks import ortho_config, quantize_config
 from .settings import as_plain
@@ -72,6 +73,7 @@ def run_null_test(
     fallbacks = Fallbacks(teller(run, lambda: shown), run.log, device=device, folder=run.path)
     loaded = fallbacks.stage("loading the model", lambda: load(folder, device=device))
     texts = read_texts(loaded, config, data_dir)
+    require_same_data(run, texts.sources())
     work = NullTest(config, run, loaded, texts, fallbacks)
     shown = RunProgress(
         {name: weight for name, (weight, _) in work.stages().items()}, quiet=quiet, memory=memory_text
@@ -90,7 +92,7 @@ def run_null_test(
         facts=kept["fit"]["facts"],
         subject_sizes={one.name: one.num_all for one in texts.mmlu.subjects} if texts.mmlu else {},
     )
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else hardware.cpu_model
+    name = device_name(device, hardware)
     result = Result(
         experiment="null-test",
         status="complete",
@@ -252,11 +254,7 @@ class NullTest:
 
 def _warnings(run: RunDirectory, texts: NullTestTexts) -> list[str]:
     found = [*told_fallbacks(run), *texts.notes]
-    if any(corpus.synthetic for corpus in texts.corpora):
-        found.append(
-            "public text is this package's own small corpora, not a benchmark: perplexities compare the arms "
-            "of this run with one another and with nothing else"
-        )
+    found += own_text_notes(texts.corpora)
     return found
 
 

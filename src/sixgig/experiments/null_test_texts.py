@@ -21,6 +21,7 @@ from ..evaluate.strided import ScoredWindows, scored_windows
 from ..load.loaded import LoadedModel
 from ..provenance import DataSource
 from .null_test_config import NullTestConfig
+from .origin import sources_of
 
 NO_MMLU = "MMLU was not measured: the data folder has no mmlu/ in it"
 NO_DATA = "MMLU was not measured: it needs a data folder (--data-dir or SIXGIG_DATA) with mmlu/ in it"
@@ -39,15 +40,7 @@ class NullTestTexts:
     notes: tuple[str, ...]
 
     def sources(self) -> list[DataSource]:
-        found = [
-            DataSource(
-                name=corpus.name,
-                revision_or_sha256=corpus.source,
-                num_rows=corpus.num_rows,
-                synthetic=corpus.synthetic,
-            )
-            for corpus in self.corpora
-        ]
+        found = sources_of(self.corpora)
         if self.mmlu is not None:
             found.append(
                 DataSource(

@@ -17,20 +17,21 @@ import torch
 
 from ..bandwidth import device_speeds, host_bytes_per_second
 from ..data.batches import batches, whole_text
-from ..data.corpora import Corpus, load_public_text, token_windows
+from ..data.corpora import load_public_text, token_windows
 from ..errors import InputError
 from ..evaluate.energy import energy_counter, joules_per_token
 from ..evaluate.speed import RoundTimes, take_turns, time_round
 from ..hardware import Hardware
 from ..load.loaded import LoadedModel, load
 from ..memory.ladder import Fallbacks
-from ..provenance import DataSource, provenance
+from ..provenance import provenance
 from ..report.schema import Memory, Result
 from ..report.store import RunDirectory
 from ..transform.checkpoint import read_layers, save_layers
 from ..transform.sieve import make_sieve
 from ..transform.split import PUBLIC, Arm, split_layers_of
 from .kill_switch_files import WorkFiles
+from .origin import device_name, require_same_data, sources_of
 from .performance_arms import SpeedArm, build_arms
 from .performance_config import PerformanceConfig
 from .performance_scores import PerformanceScores, Times, times_of
@@ -58,6 +59,7 @@ def run_performance(
 ) -> tuple[Result, list[dict[str, Any]]]:
     """Runs (or goes on with) the experiment in `run`; returns the result and one sample a round and arm."""
     work = Performance(config, run, folder, device, data_dir, hardware)
+    require_same_data(run, sources_of([work.corpus]))
     shown = RunProgress(
         {name: weight for name, (weight, _) in work.stages().items()}, quiet=quiet, memory=memory_text
     )
@@ -75,12 +77,12 @@ def run_performance(
         no_energy=kept["decode"]["no_energy"],
         seed=config.seed,
     )
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else hardware.cpu_model
+    name = device_name(device, hardware)
     result = Result(
         experiment="performance",
         status="complete",
         config=as_plain(config),
-        provenance=asdict(provenance([config.seed], [_source(work.corpus)], device_name=name)),
+        provenance=asdict(provenance([config.seed], sources_of([work.corpus]), device_name=name)),
         plan=dict(plan),
         memory=Memory(planned_peak_bytes=plan.get("peak_bytes"), measured_peak_bytes=runner.peak_bytes),
         timings={**runner.seconds, "whole_run": run.seconds()},
@@ -245,15 +247,6 @@ class Performance:
 def _unmeasured(kept: Mapping[str, Any]) -> list[str]:
     reason = kept["decode"]["no_energy"]
     return [f"energy was not measured: {reason}"] if reason else []
-
-
-def _source(corpus: Corpus) -> DataSource:
-    return DataSource(
-        name=corpus.name,
-        revision_or_sha256=corpus.source,
-        num_rows=corpus.num_rows,
-        synthetic=corpus.synthetic,
-    )
 
 
 def _samples(times: Mapping[Key, Times]) -> list[dict[str, Any]]:

@@ -39,6 +39,7 @@ from ..transform.sieve.matched import MatchedNoise, Remembered
 from ..transform.split import PUBLIC, Arm, OrthoConfig, split_layers_of
 from .kill_switch_facts import base_facts, ortho_facts
 from .kill_switch_files import WorkFiles
+from .origin import device_name, require_same_data
 from .progress import RunProgress
 from .recitation_config import RecitationConfig
 from .recitation_scores import Look, RecitationScores
@@ -98,6 +99,7 @@ def run_recitation(
     fallbacks = Fallbacks(teller(run, lambda: shown), run.log, device=device, folder=run.path)
     loaded = fallbacks.stage("loading the model", lambda: load(folder, device=device))
     texts = read_texts(loaded, config, data_dir)
+    require_same_data(run, texts.sources())
     work = Recitation(config, loaded, texts, fallbacks, WorkFiles(run.work_path))
     shown = RunProgress(
         {name: weight for name, (weight, _) in work.stages().items()}, quiet=quiet, memory=memory_text
@@ -108,7 +110,7 @@ def run_recitation(
         kept = runner.go(work.stages())
     looks = {key: Look.from_stage(kept[stage]) for key, stage in work.look_stages().items()}
     scorer = _scorer(config, looks, texts, kept)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else hardware.cpu_model
+    name = device_name(device, hardware)
     result = Result(
         experiment="recitation",
         status="complete",

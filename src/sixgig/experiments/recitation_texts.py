@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..load.loaded import LoadedModel
 from ..provenance import DataSource
 from .kill_switch_texts import Texts, tokenised
+from .origin import own_text_notes, sources_of
 from .recitation_config import RecitationConfig
 
 LEAST_PASSAGES = 2  # of each group: intervals are drawn over them
@@ -27,15 +28,7 @@ class RecitationTexts:
     notes: tuple[str, ...]
 
     def sources(self) -> list[DataSource]:
-        public = [
-            DataSource(
-                name=corpus.name,
-                revision_or_sha256=corpus.source,
-                num_rows=corpus.num_rows,
-                synthetic=corpus.synthetic,
-            )
-            for corpus in self.public.corpora
-        ]
+        public = sources_of(self.public.corpora)
         return [*public, *self.passage_sources]
 
 
@@ -66,11 +59,7 @@ def read_texts(loaded: LoadedModel, config: RecitationConfig, data_dir: Path | N
         load_public_text("test", data_dir=data_dir),
     )
     public = tokenised(loaded, corpora, config)
-    if any(corpus.synthetic for corpus in corpora):
-        notes.append(
-            "public text is this package's own small corpora, not a benchmark: perplexities compare the arms "
-            "of this run with one another and with nothing else"
-        )
+    notes += own_text_notes(corpora)
     return RecitationTexts(
         passages=tuple(passages),
         token_pairs=tuple(pairs),

@@ -21,6 +21,7 @@ from ..memory.ladder import Fallbacks
 from ..provenance import provenance
 from ..report.schema import Memory, Result
 from ..report.store import RunDirectory
+from .origin import device_name, own_text_notes, require_same_data
 from .progress import RunProgress
 from .saving_genius_config import SavingGeniusConfig
 from .saving_genius_curves import curves
@@ -56,6 +57,7 @@ def run_saving_genius(
     loaded = fallbacks.stage("loading the model", lambda: load(folder, device=device))
     public = read_public_texts(loaded, config, data_dir)
     tasks = {seed: _task(config, loaded, seed, data_dir) for seed in config.seeds}
+    require_same_data(run, [*next(iter(tasks.values())).sources(), *public.sources()])
     seeds = [GeniusSeed(seed, config, run, loaded, public, task, fallbacks) for seed, task in tasks.items()]
     weights = {
         name: weight
@@ -81,7 +83,7 @@ def run_saving_genius(
         num_scored=public.num_scored,
         seed=config.seeds[0],
     )
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else hardware.cpu_model
+    name = device_name(device, hardware)
     sources = [*seeds[0].task.sources(), *public.sources()]
     result = Result(
         experiment="saving-genius",
@@ -151,11 +153,7 @@ def _warnings(
         yield "the skill was not learned: nothing that this run shows says what rounding does to a skill"
     if (config.least_number, config.most_number) != (10, 99) and config.task == "addition":
         yield f"sums of numbers from {config.least_number} to {config.most_number}, not of all of two digits"
-    if any(corpus.synthetic for corpus in public.corpora):
-        yield (
-            "public text is this package's own small corpora, not a benchmark: perplexities compare the arms "
-            "of this run with one another and with nothing else"
-        )
+    yield from own_text_notes(public.corpora)
     if len(config.seeds) < 3:
         yield f"{len(config.seeds)} seed(s): differences between plantings are not in the intervals"
 

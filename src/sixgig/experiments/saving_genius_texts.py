@@ -12,6 +12,7 @@ from ..data.corpora import Corpus, load_public_text, token_windows
 from ..errors import InputError
 from ..load.loaded import LoadedModel
 from ..provenance import DataSource
+from .origin import sources_of
 from .saving_genius_config import SavingGeniusConfig
 
 
@@ -31,15 +32,7 @@ class PublicTexts:
         return len(self.test[0].ids) - 1
 
     def sources(self) -> list[DataSource]:
-        return [
-            DataSource(
-                name=corpus.name,
-                revision_or_sha256=corpus.source,
-                num_rows=corpus.num_rows,
-                synthetic=corpus.synthetic,
-            )
-            for corpus in self.corpora
-        ]
+        return sources_of(self.corpora)
 
 
 def read_public_texts(loaded: LoadedModel, config: SavingGeniusConfig, data_dir: Path | None) -> PublicTexts:
