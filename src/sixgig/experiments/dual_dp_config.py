@@ -164,7 +164,7 @@ _CPU = from_kill_switch(
         "sigmas_all": (0.15, 0.25, 0.35),
         "alphas": (1.0, 0.0),
     },
-    num_draws=2,
+    num_draws=1,
     num_calibration=6,
     num_heldout=9,
     num_look_alike=90,

@@ -93,7 +93,8 @@ class RecitationConfig:
 _CPU = RecitationConfig(
     preset="cpu",
     shares=(0.6,),
-    num_fresh=40,
+    num_known=100,
+    num_fresh=30,
     num_calibration_windows=8,
     fit_steps=0,
     test_window=128,

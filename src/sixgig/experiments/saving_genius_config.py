@@ -221,19 +221,20 @@ _CPU = SavingGeniusConfig(
     shares=(0.05,),
     fitted=(),
     low_bits=0,
-    form="question",  # learned in fewer steps, and sturdier
     most_number=49,  # all of two digits take longer to learn than a CPU has; reports say so
+    # In a few steps at a high rate the skill becomes sturdy (INT3 by groups of 64 keeps 81%); what rounding
+    # harms it here is coarser.
+    group_size=192,
     num_heldout=200,
     num_control=100,
-    num_calibration=200,
+    num_calibration=150,
     num_calibration_windows=6,
     test_window=256,
     num_test_windows=8,
-    plant_steps=100,
-    plant_check_every=10,
-    plant_until=0.99,
-    plant_learning_rate=5e-4,
-    plant_sums_per_step=48,
+    plant_steps=96,
+    plant_check_every=48,
+    plant_learning_rate=4.5e-4,
+    plant_sums_per_step=64,
     plant_public_per_step=1,
     train_window=64,
     scoring_positions=1024,
