@@ -195,7 +195,7 @@ def test_records_that_cannot_be_audited(
         (["--alpha", "1"], "its contrast"),
         (["--seed", "-1"], "seed"),
         (["--device", "gpu"], "unknown device"),
-        (["--resume"], "no audit to resume"),
+        (["--resume"], "no run to resume"),
     ],
 )
 def test_wrong_options_are_named(

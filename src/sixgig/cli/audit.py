@@ -264,20 +264,14 @@ def _run(
     *,
     quiet: bool,
 ) -> tuple[Path, Result]:
-    import torch
-
     from ..experiments.audit import run_audit
-    from ..experiments.run import MAX_CPU_THREADS_BESIDE_GPU
-    from ..experiments.run_memory import recorded_peak, with_memory
-    from ..memory.governor import Governor
-    from ..report.could_see import with_visible_differences
+    from ..experiments.governed import governed
 
     with _directory(out, identity, resume) as run:
-        at = torch.device(device)
-        if device == "cuda":  # what is left to the CPU is small, and more threads only slow it down
-            torch.set_num_threads(min(torch.get_num_threads(), MAX_CPU_THREADS_BESIDE_GPU))
-        with Governor(at, log=run.log) as governor:
-            result, samples = run_audit(
+        result = governed(
+            run,
+            device,
+            lambda at, memory_text: run_audit(
                 config,
                 run,
                 sources=sources,
@@ -285,29 +279,21 @@ def _run(
                 hardware=hardware,
                 plan=plan,
                 quiet=quiet,
-                memory_text=governor.text,
-            )
-        peak = recorded_peak(run.events()).joined(governor.peak)
-        result = with_memory(result, peak, device=device, budget_bytes=None, problem=governor.problem)
-        # What decides the numbers stands in the result too, so that it says which Base was audited.
-        result = with_visible_differences(result.model_copy(update={"config": result.config | identity}))
-        run.finish(result, samples)
+                memory_text=memory_text,
+            ),
+            resumed=resume,
+            # What decides the numbers stands in the result too, so that it says which Base was audited.
+            shown=identity,
+        )
         return run.path, result
 
 
 def _directory(out: Path, identity: dict[str, Any], resume: bool) -> Any:
+    from ..experiments.governed import begin
     from ..report.store import RunDirectory
 
-    if not resume:
-        return RunDirectory.create(out, "audit", identity)
-    latest = RunDirectory.find_latest(out, "audit")
-    if latest is None:
-        raise NotAvailableError(
-            "no audit to resume",
-            expected=f"a folder audit-... in {out}",
-            todo="start one without --resume",
-        )
-    if (latest / "result.json").exists():
+    latest = RunDirectory.find_latest(out, "audit") if resume else None
+    if latest is not None and (latest / "result.json").exists():
         # Which records it was asked about is known while it runs only, so its answer is nobody else's.
         raise NotAvailableError(
             "the newest audit there is finished",
@@ -315,7 +301,7 @@ def _directory(out: Path, identity: dict[str, Any], resume: bool) -> Any:
             where=str(latest),
             todo="start one without --resume; `sixgig report` shows the finished one",
         )
-    return RunDirectory.open(latest, identity)
+    return begin(out, "audit", identity, resume=resume)
 
 
 def _record(place: _Place, result: Result) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..data.benchmarks import Benchmark, load_benchmark
-from ..errors import InputError, NotAvailableError
+from ..errors import InputError
 from ..evaluate.harness import evaluate_tasks, require_chat_template
 from ..evaluate.harness_data import check_parts
 from ..evaluate.harness_tasks import require_installed, task_of
@@ -20,20 +20,18 @@ from ..load.artifact import is_base, is_split, open_base, open_split
 from ..load.artifact_format import ORTHO
 from ..load.fetch import model_folder
 from ..load.loaded import LoadedModel, load, load_tokenizer
-from ..memory.governor import Governor
 from ..memory.ladder import Fallbacks
 from ..provenance import DataSource, provenance
-from ..report.could_see import with_visible_differences
 from ..report.schema import Memory, Result
 from ..report.store import RunDirectory
 from .evaluation_config import EvaluationConfig
 from .evaluation_files import subject_files
 from .evaluation_scores import EvaluationScores, joined, samples
+from .governed import begin, governed
 from .kill_switch_files import WorkFiles
 from .origin import device_name
 from .progress import RunProgress
 from .run import Finished
-from .run_memory import recorded_peak, with_memory
 from .settings import as_plain
 from .stages import StageRunner, teller, told_fallbacks
 
@@ -80,21 +78,15 @@ def run_evaluation(
         if directory.result_path.exists():
             result = Result.read(directory.result_path)
         else:
-            directory.log("start", resumed=request.resume, provenance=asdict(provenance([], sources)))
-            device = torch.device(request.device)
-            with Governor(device, log=directory.log) as governor:
-                result, rows = _evaluate(request, directory, sources, governor.text, announce)
-            # No path, and the content in its place, so that a result says which model it is of.
-            result = result.model_copy(update={"config": identity})
-            result = with_memory(
-                result,
-                recorded_peak(directory.events()).joined(governor.peak),
-                device=request.device,
-                budget_bytes=None,
-                problem=governor.problem,
+            result = governed(
+                directory,
+                request.device,
+                lambda device, memory_text: _evaluate(request, directory, sources, memory_text, announce),
+                resumed=request.resume,
+                sources=sources,
+                # No path, and the content in its place, so that a result says which model it is of.
+                shown=identity,
             )
-            result = with_visible_differences(result)
-            directory.finish(result, rows)
         return Finished(result=result, folder=directory.path, report=directory.path / "report.html")
 
 
@@ -150,16 +142,7 @@ def _directory(
         "device": request.device,
         "data": {source.name: source.revision_or_sha256 for source in sources} or "hub",
     }
-    if not request.resume:
-        return RunDirectory.create(request.out, NAME, config)
-    latest = RunDirectory.find_latest(request.out, NAME)
-    if latest is None:
-        raise NotAvailableError(
-            "no evaluation to resume",
-            expected=f"a folder {NAME}-... in {request.out}",
-            todo="start one without --resume",
-        )
-    return RunDirectory.open(latest, config)
+    return begin(request.out, NAME, config, resume=request.resume)
 
 
 def _evaluate(

@@ -6,7 +6,7 @@ probe -> catalogue -> plan -> load -> experiment -> report
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,17 @@ from ..cards import largest_card
 from ..catalogue import ModelSpec, all_models
 from ..catalogue.splitting import require_splittable, why_not_split
 from ..data.corpora import data_dir_from_environment
-from ..errors import DoesNotFitError, InputError, NotAvailableError, UnknownNameError
+from ..errors import DoesNotFitError, InputError, UnknownNameError
 from ..hardware import Hardware, choose_preset, keep_few_kernels, probe
 from ..load.fetch import find_model, model_folder
 from ..memory import outside, usable_ram_bytes
-from ..provenance import provenance
-from ..report.could_see import with_visible_differences
 from ..report.schema import Result
 from ..report.store import RunDirectory
 from ..units import format_bytes
+from .governed import begin, governed
 from .known import EXPERIMENTS, Experiment
-from .run_memory import recorded_peak, with_memory
 from .settings import as_plain, changed
 
-MAX_CPU_THREADS_BESIDE_GPU = 8
 AUTO = "auto"  # as a model's name: the largest that fits
 
 
@@ -167,25 +164,17 @@ def run(request: Request, announce: Callable[[str], None] = lambda message: None
     folder = model_folder(prepared.config.model, cache_dir=request.cache_dir)
     if prepared.device == "cpu":
         keep_few_kernels()
-    import torch
-
-    from ..memory.governor import Governor
     from ..report import write_report
 
-    if prepared.device == "cuda":
-        # What is left to the CPU are many small operations, which more threads only slow down: with three
-        # runs side by side on 64 cores, each with 64 threads, splitting took 331 s instead of 6.
-        torch.set_num_threads(min(torch.get_num_threads(), MAX_CPU_THREADS_BESIDE_GPU))
-    work = EXPERIMENTS[request.experiment].load()
+    experiment = EXPERIMENTS[request.experiment].load()
     with open_directory(request, prepared) as directory:
         if directory.result_path.exists():
             result = Result.read(directory.result_path)
         else:
-            # Here too, so that what a cut-off run leaves behind says where it comes from.
-            directory.log("start", resumed=request.resume, provenance=asdict(provenance([], [])))
-            device = torch.device(prepared.device)
-            with Governor(device, budget_bytes=request.vram_bytes, log=directory.log) as governor:
-                result, samples = work(
+            result = governed(
+                directory,
+                prepared.device,
+                lambda device, memory_text: experiment(
                     prepared.config,
                     directory,
                     folder=folder,
@@ -194,17 +183,11 @@ def run(request: Request, announce: Callable[[str], None] = lambda message: None
                     hardware=prepared.hardware,
                     plan=prepared.plan,
                     quiet=request.quiet,
-                    memory_text=governor.text,
-                )
-            result = with_memory(
-                result,
-                recorded_peak(directory.events()).joined(governor.peak),
-                device=prepared.device,
+                    memory_text=memory_text,
+                ),
+                resumed=request.resume,
                 budget_bytes=request.vram_bytes,
-                problem=governor.problem,
             )
-            result = with_visible_differences(result)
-            directory.finish(result, samples)
         return Finished(result=result, folder=directory.path, report=write_report(result, directory.path))
 
 
@@ -216,16 +199,7 @@ def open_directory(request: Request, prepared: Prepared) -> RunDirectory:
         "device": prepared.device,
         "public_text": "benchmark" if prepared.data_dir else "package",
     }
-    if not request.resume:
-        return RunDirectory.create(request.out, request.experiment, config)
-    latest = RunDirectory.find_latest(request.out, request.experiment)
-    if latest is None:
-        raise NotAvailableError(
-            "no run to resume",
-            expected=f"a folder {request.experiment}-... in {request.out}",
-            todo="start one without --resume",
-        )
-    return RunDirectory.open(latest, config)
+    return begin(request.out, request.experiment, config, resume=request.resume)
 
 
 def _device_facts(device: str, hardware: Hardware) -> dict[str, Any]:

@@ -25,6 +25,19 @@ from .training import hidden_states, mixed_precision, quick_attention
 SEQUENCES_AT_ONCE = 4  # whose gradients of one layer are held together
 
 
+@torch.no_grad()
+def add_squared_gradients(total_OI: Tensor, inputs_BTI: Tensor, gradient_BTO: Tensor) -> None:
+    """Adds each sequence's squared gradient G^T X of a layer's weight to `total` in place, in fp32.
+
+    Padding after a text's end adds nothing, since no counted token looks at it and G is 0 there.
+    """
+    with torch.autocast(total_OI.device.type, enabled=False):
+        for start in range(0, len(inputs_BTI), SEQUENCES_AT_ONCE):
+            some = slice(start, start + SEQUENCES_AT_ONCE)
+            of_each_bOI = gradient_BTO[some].float().transpose(1, 2) @ inputs_BTI[some].float()
+            total_OI += of_each_bOI.square_().sum(dim=0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sensitivity:
     """Of one linear layer, on the device of the model.
@@ -123,11 +136,7 @@ class _Sums:
 
     @torch.no_grad()
     def _add(self, inputs_BTI: Tensor, gradient_BTO: Tensor) -> None:
-        for start in range(0, len(inputs_BTI), SEQUENCES_AT_ONCE):
-            some = slice(start, start + SEQUENCES_AT_ONCE)
-            # Padding after a text's end gets no gradient, since no counted token looks at it.
-            of_each_bOI = gradient_BTO[some].float().transpose(1, 2) @ inputs_BTI[some].float()
-            self._squares_OI += of_each_bOI.square_().sum(dim=0)
+        add_squared_gradients(self._squares_OI, inputs_BTI, gradient_BTO)
         self._num_sequences += len(inputs_BTI)
 
     def means(self, name: str) -> Sensitivity:

@@ -31,6 +31,7 @@ from ..memory.ladder import Fallbacks, Move
 from ..numerics.finite import all_finite
 from ..numerics.likelihood import OutputHead, default_chunk_rows, token_nll
 from ..units import GIB
+from .fisher import add_squared_gradients
 from .sieve.base import GRADIENTS, GradientStatistics
 from .training import hidden_states, mixed_precision, quick_attention
 
@@ -244,9 +245,7 @@ class _Sums:
             if "mean_gradient" in self._sums:
                 self._sums["mean_gradient"].addmm_(flat_NO.T, x_BTI.flatten(0, 1))
             if "fisher" in self._sums:
-                for x_TI, gradient_TO in zip(x_BTI, gradient_BTO, strict=True):
-                    of_text_OI = gradient_TO.T @ x_TI
-                    self._sums["fisher"].addcmul_(of_text_OI, of_text_OI)
+                add_squared_gradients(self._sums["fisher"], x_BTI, gradient_BTO)
 
     def count(self, num_texts: int, weight: float) -> None:
         self._num_texts += num_texts
