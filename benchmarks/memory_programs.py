@@ -23,8 +23,8 @@ from sixgig.load.container import ModelTensors
 from sixgig.load.loaded import LoadedModel
 from sixgig.memory.workload import Workload
 from sixgig.numerics.likelihood import token_nll
+from sixgig.transform.rounding import QuantizeConfig
 from sixgig.transform.sieve import make_sieve
-from sixgig.transform.split import QuantizeConfig
 from sixgig.transform.split_model import SplitSettings, split_model
 
 NEW_TOKENS = 8

@@ -18,8 +18,10 @@ from sixgig.load.loaded import LoadedModel
 from sixgig.numerics.grids import searched_grid
 from sixgig.numerics.quantize import dequantize, quantize_rtn
 from sixgig.transform.fit_scales import ScaleFitConfig, fit_scales, unrounded_weights
+from sixgig.transform.rounding import QuantizeConfig
 from sixgig.transform.sieve import make_sieve
-from sixgig.transform.split import PUBLIC, Arm, LayerSplit, OrthoConfig, QuantizeConfig, split_layers_of
+from sixgig.transform.split import PUBLIC, split_layers_of
+from sixgig.transform.split_layer import Arm, LayerSplit, OrthoConfig
 
 SPARSE_SHARE = 0.005
 

@@ -16,7 +16,8 @@ from sixgig.load.loaded import LoadedModel, load
 from sixgig.transform.fit_scales import ScaleFitConfig, fit_scales, unrounded_weights
 from sixgig.transform.network import install_split
 from sixgig.transform.sieve import make_sieve
-from sixgig.transform.split import PUBLIC, Arm, OrthoConfig, split_layers_of
+from sixgig.transform.split import PUBLIC, split_layers_of
+from sixgig.transform.split_layer import Arm, OrthoConfig
 from sixgig.transform.training import mixed_precision, weighted_nll_sum
 
 pytestmark = [

@@ -20,7 +20,7 @@ from sixgig.numerics.bits import SUPPORTED_BITS
 from sixgig.numerics.quantize import dequantize, quantize_rtn
 from sixgig.numerics.sparse import SparsePart
 from sixgig.transform.checkpoint import read_bases, read_layers, save_layers, save_weights, weight_reader
-from sixgig.transform.split import LayerSplit
+from sixgig.transform.split_layer import LayerSplit
 
 
 def sparse_part(num_out: int, num_in: int, count: int) -> SparsePart:

@@ -34,8 +34,10 @@ from sixgig.transform.layer_walk import LayerWalk, empty_model
 from sixgig.transform.network import install_dense, install_split
 from sixgig.transform.plant import PlantConfig, plant
 from sixgig.transform.restore import FitConfig, fit_ortho
+from sixgig.transform.rounding import QuantizeConfig
 from sixgig.transform.sieve import make_sieve
-from sixgig.transform.split import Arm, LayerSplit, OrthoConfig, QuantizeConfig, split_layers_of
+from sixgig.transform.split import split_layers_of
+from sixgig.transform.split_layer import Arm, LayerSplit, OrthoConfig
 from sixgig.transform.streaming import stream_moments
 from sixgig.transform.training import hidden_states, weighted_nll_sum
 

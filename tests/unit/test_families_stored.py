@@ -27,9 +27,9 @@ from sixgig.load.artifact import open_base, open_split, save_split
 from sixgig.load.container import ModelTensors
 from sixgig.load.loaded import linear_layers, load
 from sixgig.numerics.quantize import Quantized
+from sixgig.transform.rounding import QuantizeConfig
 from sixgig.transform.same_elsewhere import require_same_elsewhere
 from sixgig.transform.sieve import make_sieve
-from sixgig.transform.split import QuantizeConfig
 from sixgig.transform.split_model import SplitSettings, split_model
 from sixgig.transform.split_stream import split_streamed
 from sixgig.transform.split_work import SplitWork

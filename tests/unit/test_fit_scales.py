@@ -17,8 +17,10 @@ from sixgig.load.loaded import LoadedModel, linear_layers
 from sixgig.numerics.quantize import centred_codes, dequantize
 from sixgig.transform.fit_scales import ScaleFitConfig, fit_scales, unrounded_weights
 from sixgig.transform.network import install_dense, install_split
+from sixgig.transform.rounding import QuantizeConfig
 from sixgig.transform.sieve import make_sieve
-from sixgig.transform.split import Arm, LayerSplit, OrthoConfig, QuantizeConfig, split_layers_of
+from sixgig.transform.split import split_layers_of
+from sixgig.transform.split_layer import Arm, LayerSplit, OrthoConfig
 from sixgig.transform.trained_linear import RoundedLinear, ScaledLinear
 from sixgig.transform.training import hidden_states
 

@@ -19,7 +19,7 @@ from sixgig.transform.fit_sparse import fit_sparse
 from sixgig.transform.network import bias_of, install_dense
 from sixgig.transform.restore import FitConfig
 from sixgig.transform.skill import dense_weights, rounded, with_random_entries
-from sixgig.transform.split import LayerSplit
+from sixgig.transform.split_layer import LayerSplit
 from sixgig.transform.training import mixed_precision, weighted_nll_sum
 
 

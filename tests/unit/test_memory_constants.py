@@ -14,7 +14,7 @@ from sixgig.memory.simulation import LOGIT_ROWS, backward, fits, operations, pro
 from sixgig.numerics.likelihood import default_chunk_rows
 from sixgig.numerics.pack import packed_row_bytes
 from sixgig.transform.distil import kl_divergence_sum
-from sixgig.transform.split import OrthoConfig
+from sixgig.transform.split_layer import OrthoConfig
 from sixgig.transform.split_model import SplitSettings
 
 

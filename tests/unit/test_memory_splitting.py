@@ -33,7 +33,7 @@ from sixgig.transform.distil import lesson_pieces, prepare_lessons
 from sixgig.transform.network import bias_of, install
 from sixgig.transform.restore import _FitLinear
 from sixgig.transform.sieve import InputStatistics
-from sixgig.transform.split import LayerSplit
+from sixgig.transform.split_layer import LayerSplit
 from sixgig.transform.trained_linear import ScaledLinear
 from sixgig.transform.training import nll_pieces
 

@@ -19,8 +19,9 @@ from sixgig.numerics import cholesky
 from sixgig.numerics.quantize import steering
 from sixgig.transform import split_stream
 from sixgig.transform.layer_walk import WalkedLayer
+from sixgig.transform.rounding import QuantizeConfig
 from sixgig.transform.sieve import InputStatistics, make_sieve
-from sixgig.transform.split import Arm, OrthoConfig, QuantizeConfig
+from sixgig.transform.split_layer import Arm, OrthoConfig
 from sixgig.transform.streaming import Tap, decoder_layers, enter, first_output
 from sixgig.transform.training import mixed_precision
 

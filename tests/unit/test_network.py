@@ -14,7 +14,7 @@ from sixgig.layers.split_linear import set_alpha, split_layers
 from sixgig.load.loaded import LoadedModel, linear_layers
 from sixgig.numerics.quantize import dequantize
 from sixgig.transform.network import dense_linear, install, install_dense, install_split
-from sixgig.transform.split import LayerSplit, OrthoConfig
+from sixgig.transform.split_layer import LayerSplit, OrthoConfig
 
 
 @pytest.fixture(scope="module")

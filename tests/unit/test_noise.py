@@ -15,7 +15,7 @@ from sixgig.load.loaded import LoadedModel, linear_layers
 from sixgig.numerics.quantize import dequantize, quantize_rtn
 from sixgig.numerics.sparse import keep_top_k
 from sixgig.transform.network import install_split
-from sixgig.transform.split import LayerSplit
+from sixgig.transform.split_layer import LayerSplit
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,10 @@ from sixgig.transform import distil
 from sixgig.transform.distil import Lesson, kl_divergence_sum, prepare_lessons
 from sixgig.transform.network import install_split
 from sixgig.transform.restore import FitConfig, fit_ortho
+from sixgig.transform.rounding import QuantizeConfig
 from sixgig.transform.sieve import make_sieve
-from sixgig.transform.split import Arm, LayerSplit, OrthoConfig, QuantizeConfig, split_layers_of
+from sixgig.transform.split import split_layers_of
+from sixgig.transform.split_layer import Arm, LayerSplit, OrthoConfig
 from sixgig.transform.training import hidden_states, mixed_precision
 
 CONFIG = FitConfig(num_steps=60, learning_rate=5e-3, factor_bits=8)

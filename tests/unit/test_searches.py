@@ -22,10 +22,12 @@ from sixgig.numerics.eigen import eigenbasis
 from sixgig.numerics.quantize import dequantize
 from sixgig.transform.gradients import GradientSource
 from sixgig.transform.network import install_dense
+from sixgig.transform.rounding import QuantizeConfig
 from sixgig.transform.search import SearchContext, as_before, control_level, mean_nll
 from sixgig.transform.search_natural import natural_step, step_size
 from sixgig.transform.sieve import make_sieve
-from sixgig.transform.split import Arm, LayerSplit, OrthoConfig, QuantizeConfig, SplitTimes, split_layers_of
+from sixgig.transform.split import SplitTimes, split_layers_of
+from sixgig.transform.split_layer import Arm, LayerSplit, OrthoConfig
 
 FINE = QuantizeConfig(bits=8, group_size=16)
 UNSEEN = ("the stair has 13 steps", "a lamp of copper: 5-5", "nine keys lie here 77")

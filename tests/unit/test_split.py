@@ -14,9 +14,11 @@ from test_streaming import count_alive_at_second_layer, text_sets
 from sixgig.errors import InputError, NumericalError
 from sixgig.load.loaded import LoadedModel, linear_layers
 from sixgig.numerics.quantize import dequantize, quantize_rtn
+from sixgig.transform.rounding import QuantizeConfig
 from sixgig.transform.sieve import Evidence, make_sieve
 from sixgig.transform.sieve.nulls import NoneSieve
-from sixgig.transform.split import Arm, LayerSplit, OrthoConfig, QuantizeConfig, split_layers_of
+from sixgig.transform.split import split_layers_of
+from sixgig.transform.split_layer import Arm, LayerSplit, OrthoConfig
 
 Results = Mapping[str, Mapping[str, LayerSplit]]
 SMALL = QuantizeConfig(bits=4, group_size=16)

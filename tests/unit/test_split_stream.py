@@ -18,8 +18,8 @@ from sixgig.load.artifact_stream import write_split
 from sixgig.load.container import ModelTensors
 from sixgig.load.loaded import load
 from sixgig.numerics.quantize import dequantize
+from sixgig.transform.rounding import QuantizeConfig
 from sixgig.transform.sieve import make_sieve
-from sixgig.transform.split import QuantizeConfig
 from sixgig.transform.split_model import ModelSplit, SplitSettings, split_model
 from sixgig.transform.split_stream import StreamedSplit, split_streamed
 from sixgig.transform.split_work import SplitWork, partial_folder

@@ -13,8 +13,8 @@ from ..errors import InputError, UnknownNameError
 from ..files import read_text
 
 if TYPE_CHECKING:
+    from ..transform.rounding import QuantizeConfig
     from ..transform.sieve import Sieve
-    from ..transform.split import QuantizeConfig
     from ..transform.split_model import SplitSettings
 
 

@@ -21,7 +21,7 @@ from ..layers.split_linear import OrthoPart, set_alpha
 from ..load.loaded import LoadedModel
 from ..numerics.quantize import dequantize
 from ..transform.network import install_dense, install_split
-from ..transform.split import LayerSplit
+from ..transform.split_layer import LayerSplit
 
 
 def install_noisy(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..transform.fit_scales import ScaleFitConfig
     from ..transform.plant import PlantConfig
     from ..transform.restore import FitConfig
-    from ..transform.split import OrthoConfig
+    from ..transform.split_layer import OrthoConfig
 
 ALL = "all"  # every sieve there is; the names themselves take its place, so that a run's settings say them
 ATTACKS = ("requantise-int8", "requantise-int3", "noise", "paraphrase", "prefix-noise", "relearn-benign")
@@ -177,7 +177,7 @@ class KillSwitchConfig:
         return ScaleFitConfig(num_steps=self.scale_fit_steps, learning_rate=self.scale_fit_learning_rate)
 
     def ortho(self, sieve: str) -> OrthoConfig:
-        from ..transform.split import OrthoConfig
+        from ..transform.split_layer import OrthoConfig
 
         if sieve == "hessian":
             return OrthoConfig(rank=0, sparse_share=self.hessian_share)

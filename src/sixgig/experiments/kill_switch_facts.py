@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ..load.container import StoredTensors
-from ..transform.split import LayerSplit
+from ..transform.split_layer import LayerSplit
 
 
 def base_facts(layers: Mapping[str, LayerSplit], bias_bytes: int = 0) -> dict[str, float]:

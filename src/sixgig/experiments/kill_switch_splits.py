@@ -15,7 +15,8 @@ from ..transform.distil import Lesson, prepare_lessons
 from ..transform.fit_scales import fit_scales
 from ..transform.restore import fit_ortho
 from ..transform.sieve import make_sieve
-from ..transform.split import PUBLIC, Arm, OrthoConfig, SplitTimes, split_layers_of
+from ..transform.split import PUBLIC, SplitTimes, split_layers_of
+from ..transform.split_layer import Arm, OrthoConfig
 from .kill_switch_config import KillSwitchConfig
 from .kill_switch_facts import base_facts, ortho_facts
 from .kill_switch_pools import ORIGINAL, REFERENCE

@@ -19,7 +19,7 @@ from ..load.tensor_reader import TensorReader
 from ..transform.checkpoint import read_bases, read_layers, save_layers, save_weights, weight_reader
 from ..transform.fit_scales import unrounded_weights
 from ..transform.network import install_dense
-from ..transform.split import LayerSplit
+from ..transform.split_layer import LayerSplit
 from .kill_switch_config import KillSwitchConfig
 from .kill_switch_facts import stored_bias_bytes
 from .kill_switch_files import WorkFiles

@@ -35,7 +35,8 @@ from ..transform.distil import prepare_lessons
 from ..transform.network import install_dense, install_split
 from ..transform.restore import fit_ortho
 from ..transform.sieve import make_sieve
-from ..transform.split import PUBLIC, Arm, split_layers_of
+from ..transform.split import PUBLIC, split_layers_of
+from ..transform.split_layer import Arm
 from .kill_switch_facts import base_facts, ortho_facts, stored_bias_bytes
 from .kill_switch_files import WorkFiles
 from .null_test_config import NullTestConfig

@@ -29,7 +29,8 @@ from ..report.schema import Memory, Result
 from ..report.store import RunDirectory
 from ..transform.checkpoint import read_layers, save_layers
 from ..transform.sieve import make_sieve
-from ..transform.split import PUBLIC, Arm, split_layers_of
+from ..transform.split import PUBLIC, split_layers_of
+from ..transform.split_layer import Arm
 from .kill_switch_files import WorkFiles
 from .origin import device_name, require_same_data, sources_of
 from .performance_arms import SpeedArm, build_arms

@@ -23,7 +23,7 @@ from ..runtime.decoder import Decoder
 from ..runtime.make_decoder import make_decoder, same_loop
 from ..runtime.network_decoder import NetworkDecoder
 from ..transform.network import install_split
-from ..transform.split import LayerSplit
+from ..transform.split_layer import LayerSplit
 from .split_rows import FULL, FULL_MODULES, SPLIT
 
 DTYPE = torch.bfloat16

@@ -36,7 +36,8 @@ from ..transform.network import install_dense, install_split
 from ..transform.restore import fit_ortho
 from ..transform.sieve import SIEVES, Sieve, make_sieve
 from ..transform.sieve.matched import MatchedNoise, Remembered
-from ..transform.split import PUBLIC, Arm, OrthoConfig, split_layers_of
+from ..transform.split import PUBLIC, split_layers_of
+from ..transform.split_layer import Arm, OrthoConfig
 from .kill_switch_facts import base_facts, ortho_facts
 from .kill_switch_files import WorkFiles
 from .origin import device_name, require_same_data

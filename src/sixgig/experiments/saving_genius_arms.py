@@ -17,7 +17,7 @@ from ..transform.skill import (
     with_factors,
     with_random_entries,
 )
-from ..transform.split import LayerSplit
+from ..transform.split_layer import LayerSplit
 from .saving_genius_config import SavingGeniusConfig
 from .saving_genius_names import Arm, Score
 

@@ -31,7 +31,8 @@ from ..transform.plant import PlantConfig, plant
 from ..transform.restore import FitConfig, fit_ortho
 from ..transform.sieve.hessian import HessianSieve, inverse_hessian_diagonal
 from ..transform.skill import dense_weights, on_cpu
-from ..transform.split import PUBLIC, LayerSplit
+from ..transform.split import PUBLIC
+from ..transform.split_layer import LayerSplit
 from ..transform.streaming import stream_moments
 from .kill_switch_files import WorkFiles
 from .progress import RunProgress

@@ -10,7 +10,8 @@ from ..errors import InputError
 from ..numerics.bits import SUPPORTED_BITS
 
 if TYPE_CHECKING:
-    from ..transform.split import OrthoConfig, QuantizeConfig
+    from ..transform.rounding import QuantizeConfig
+    from ..transform.split_layer import OrthoConfig
 
 QUANTISERS = ("rtn", "gptq")
 FACTOR_BITS = (8, 16)
@@ -56,13 +57,13 @@ def not_positive(config: Any, keys: Collection[str]) -> Iterator[str]:
 
 
 def quantize_config(config: Any) -> QuantizeConfig:
-    from ..transform.split import QuantizeConfig
+    from ..transform.rounding import QuantizeConfig
 
     return QuantizeConfig(bits=config.bits, group_size=config.group_size, method=config.quantiser)
 
 
 def ortho_config(config: Any) -> OrthoConfig:
     """Of a split whose Ortho part holds what rounding took away."""
-    from ..transform.split import OrthoConfig
+    from ..transform.split_layer import OrthoConfig
 
     return OrthoConfig(rank=config.rank, sparse_share=config.sparse_share)

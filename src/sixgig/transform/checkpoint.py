@@ -17,7 +17,7 @@ from ..layers.split_linear import OrthoPart
 from ..numerics.pack import pack_codes, unpack_codes
 from ..numerics.quantize import Quantized, dequantize
 from ..numerics.sparse import SparsePart
-from .split import LayerSplit
+from .split_layer import LayerSplit
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:

@@ -27,7 +27,7 @@ from ..numerics.quantize import Quantized, dequantize
 from ..numerics.sparse import SparsePart
 from .distil import endless_order, lesson_pieces, prepare_lessons
 from .network import bias_of, install, install_dense
-from .split import LayerSplit
+from .split_layer import LayerSplit
 from .trained_linear import RoundedLinear, ScaledLinear
 from .training import Schedule, minimise
 

@@ -25,7 +25,7 @@ from ..numerics.sparse import SparsePart
 from .distil import Lesson, endless_order, lesson_pieces
 from .network import bias_of, install
 from .restore import FitConfig
-from .split import LayerSplit
+from .split_layer import LayerSplit
 from .training import Schedule, minimise, nll_pieces
 
 

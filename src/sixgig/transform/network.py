@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..hardware import return_freed_memory
 from ..layers.split_linear import AlphaSwitch, SplitLinear
 from ..load.loaded import LoadedModel
-from .split import LayerSplit
+from .split_layer import LayerSplit
 
 
 def install(network: nn.Module, modules: Mapping[str, nn.Module]) -> None:

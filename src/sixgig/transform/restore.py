@@ -22,7 +22,7 @@ from ..numerics.lowrank import restore_factor, round_factor
 from ..numerics.quantize import dequantize
 from .distil import Lesson, endless_order, lesson_pieces
 from .network import bias_of, install
-from .split import LayerSplit
+from .split_layer import LayerSplit
 from .training import Schedule, minimise, nll_pieces
 
 

@@ -20,7 +20,7 @@ from ..numerics.quantize import dequantize, quantize_rtn
 from .distil import endless_order, lesson_pieces, prepare_lessons
 from .rounding import QuantizeConfig
 from .search import Found, SearchContext, as_before, replaced
-from .split import generator_of
+from .split_layer import generator_of
 from .training import Schedule, minimise
 
 if TYPE_CHECKING:

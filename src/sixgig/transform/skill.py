@@ -24,7 +24,7 @@ from ..layers.split_linear import OrthoPart
 from ..numerics.lowrank import restore_factor, round_factor, weighted_lowrank
 from ..numerics.quantize import Quantized, dequantize, quantize_rtn
 from ..numerics.sparse import SparsePart, keep_top_k
-from .split import LayerSplit, generator_of
+from .split_layer import LayerSplit, generator_of
 
 Importance = Callable[[str], Tensor]  # layer's name -> what r^2 is multiplied with, [O, I] or [I]
 

@@ -21,9 +21,11 @@ from ..memory.ladder import Fallbacks
 from .distil import prepare_lessons
 from .fit_scales import ScaleFitConfig, fit_scales, unrounded_weights
 from .restore import FitConfig, fit_ortho
+from .rounding import QuantizeConfig
 from .same_elsewhere import require_same_elsewhere
 from .sieve import Sieve
-from .split import PUBLIC, Arm, LayerSplit, OrthoConfig, QuantizeConfig, split_layers_of
+from .split import PUBLIC, split_layers_of
+from .split_layer import Arm, LayerSplit, OrthoConfig
 
 _ARM, PRIVATE, BEFORE = "split", "private", "before"
 _HESSIAN_SHARE = 0.05  # of a layer's entries, where the Ortho part is the sieve's own choice of them

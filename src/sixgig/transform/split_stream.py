@@ -25,19 +25,11 @@ from ..load.container import layer_reader
 from ..load.loaded import linear_layers
 from ..load.tensor_reader import TensorReader
 from .layer_walk import LayerWalk, WalkedLayer, empty_model
-from .rounding import round_weight
+from .rounding import QuantizeConfig, round_weight
 from .same_elsewhere import require_same_elsewhere
 from .sieve import Evidence, InputStatistics, Sieve
-from .split import (
-    PUBLIC,
-    Arm,
-    LayerSplit,
-    QuantizeConfig,
-    check_needs,
-    generator_of,
-    removed_from,
-    split_removed,
-)
+from .split import PUBLIC, check_needs
+from .split_layer import Arm, LayerSplit, generator_of, removed_from, split_removed
 from .split_model import (
     BEFORE,
     PRIVATE,

@@ -28,7 +28,7 @@ from ..load.container import TensorFile
 from ..numerics.pack import pack_codes, unpack_codes
 from ..numerics.quantize import Quantized
 from ..numerics.sparse import SparsePart
-from .split import LayerSplit
+from .split_layer import LayerSplit
 
 _KEY, _KEY_SCHEMA, _LAYER_SCHEMA = "key.json", "sixgig.split-work/1", "sixgig.split-layer/1"
 
