@@ -206,7 +206,7 @@ def receipt(results: dict[str, Result], arguments: argparse.Namespace) -> dict[s
     return {
         "schema": "sixgig.receipt/1",
         "area": area,
-        "command": f"python benchmarks/audit.py{' --quick' if arguments.quick else ''} "
+        "command": f"python benchmarks/audit.py --folder DIR{' --quick' if arguments.quick else ''} "
         f"--device {arguments.device}",
         "date": str(datetime.date.today()),
         "commit": made_from(first.provenance, arguments.commit),

@@ -59,6 +59,7 @@ COMPARED_MEASURES: dict[str, str] = {
     "relearn20_exposure_gap_bits": "gap to never planted after relearning, bits",
     "alpha0_auc_heldout": "AUC",
     "alpha0_ppl_ratio_int4": "perplexity / INT4",
+    "alpha0_ppl_ratio_int4_fitted": "/ INT4, scales fitted alike",
     "alpha1_extraction": "alpha 1: extracted",
     "alpha1_ppl_ratio_fp32": "alpha 1: perplexity / fp32",
     "ortho_bits_per_weight": "Ortho, bits a weight",

@@ -5,6 +5,7 @@ python benchmarks/experiments.py RUN [RUN ...]                one receipt an exp
 
 Several runs of one experiment and preset (a seed each) make one receipt together: its figures then are the
 runs' means, `low` and `high` the lowest and highest ends of their intervals, and each run's own is in `raw`.
+--side-by-side says that a run's seeds ran together and were joined (benchmarks/seeds_side_by_side.py).
 The kill switch pools its seeds' canaries instead: benchmarks/kill_switch.py.
 A run made where git was not at hand needs --commit; that the code that ran is that commit's is checked.
 """
@@ -118,13 +119,15 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="finished run directories")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "receipts")
     parser.add_argument("--commit", help="the commit the runs were made from, where git cannot tell")
+    parser.add_argument("--side-by-side", action="store_true")
     arguments = parser.parse_args()
     groups: dict[tuple[str, str], list[Result]] = {}
     for run in arguments.runs:
         result = Result.read(run / "result.json")
         groups.setdefault((result.experiment, str(result.config["preset"])), []).append(result)
     for results in groups.values():
-        value = receipt(results, str(datetime.date.today()), arguments.commit)
+        date = str(datetime.date.today())
+        value = receipt(results, date, arguments.commit, side_by_side=arguments.side_by_side)
         path = arguments.out / f"{value['area']}-{value['date']}.json"
         write_json(path, value)
         show(value)
@@ -138,21 +141,22 @@ def show(value: Mapping[str, Any]) -> None:
         print(f"{one['name']:<60} {told:>12}  {one['target'] or '':<48} {mark}")
 
 
-def receipt(results: Sequence[Result], date: str, claimed_commit: str | None) -> dict[str, Any]:
+def receipt(
+    results: Sequence[Result], date: str, claimed_commit: str | None, *, side_by_side: bool = False
+) -> dict[str, Any]:
     """The receipt of runs of one experiment and preset; figures that fell short are in it too."""
     first = results[0]
     require_alike(results)
     return {
         "schema": "sixgig.receipt/1",
         "area": f"{first.experiment}-{first.config['preset']}",
-        "command": f"sixgig run {first.experiment} --preset {first.config['preset']}; "
-        "python benchmarks/experiments.py RUN ...",
+        "command": command(results, side_by_side=side_by_side),
         "date": date,
         "commit": made_from(first.provenance, claimed_commit),
         "device": device(first),
         "versions": first.provenance["library_versions"],
         "config": without_seed(first.config),
-        "figures": [*asked_figures(results), *verdict_figures(results), *times(results)],
+        "figures": [*asked_figures(results), *verdict_figures(results), *times(results, side_by_side)],
         "raw": {
             "runs": [
                 {
@@ -171,6 +175,20 @@ def receipt(results: Sequence[Result], date: str, claimed_commit: str | None) ->
             ]
         },
     }
+
+
+def command(results: Sequence[Result], *, side_by_side: bool) -> str:
+    """What makes such runs, and then this receipt."""
+    first = results[0]
+    words = f"{first.experiment} --preset {first.config['preset']} --data-dir DATA"
+    if side_by_side:
+        made = f"python benchmarks/seeds_side_by_side.py {words}"
+    elif len(results) > 1:
+        seeds = [result.config.get("seed", result.config.get("seeds")) for result in results]
+        made = f"sixgig run {words} -s seed=S for S in {', '.join(map(str, seeds))}"
+    else:
+        made = f"sixgig run {words}"
+    return f"{made}; python benchmarks/experiments.py {'--side-by-side ' if side_by_side else ''}RUN ..."
 
 
 def without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,7 +228,11 @@ def asked_figures(results: Sequence[Result]) -> list[dict[str, Any]]:
         if len(known) < len(results):
             raise SystemExit(f"{asked.name}: a run has no score {asked.score} of {asked.arm}")
         value = sum(score.value or 0.0 for score in known) / len(known)
-        found.append(figure(asked.name, value, known, asked.target, asked.met(known), note=ends_of(known)))
+        one = figure(asked.name, value, known, asked.target, asked.met(known), note=ends_of(known))
+        if len(results) > 1 and "seed" in results[0].config:
+            # A seed that plants nothing draws the order and the bootstrap: the units are the same in each run.
+            one |= {"n": known[0].n, "note": f"{one['note']}; the same units in each"}
+        found.append(one)
     return found
 
 
@@ -228,8 +250,9 @@ def verdict_figures(results: Sequence[Result]) -> list[dict[str, Any]]:
         name = f"{verdict.arm}: {verdict.criterion}"
         target, note = verdict.threshold, ends_of(alike)
         if not verdict.counts:
-            target, note = None, "; ".join(filter(None, ("for comparison only", note)))
-        found.append(figure(name, value, alike, target, met if verdict.counts else None, unit="", note=note))
+            note = "; ".join(filter(None, ("for comparison only", note)))
+        counted = met if verdict.counts else None
+        found.append(figure(name, value, alike, target, counted, unit="", note=note))
     return found
 
 
@@ -238,7 +261,7 @@ def ends_of(parts: Sequence[Score] | Sequence[Verdict]) -> str:
     return f"mean of {len(parts)} runs, ends of all their intervals" if len(parts) > 1 else ""
 
 
-def times(results: Sequence[Result]) -> list[dict[str, Any]]:
+def times(results: Sequence[Result], side_by_side: bool) -> list[dict[str, Any]]:
     name = f"{results[0].experiment.replace('-', '_')}_seconds"
     seconds = [result.timings["whole_run"] for result in results]
     return [
@@ -251,7 +274,7 @@ def times(results: Sequence[Result]) -> list[dict[str, Any]]:
             "n": len(seconds),
             "target": None,
             "met": None,
-            "note": "a run",
+            "note": "all seeds side by side, first start to last end" if side_by_side else "a run",
         }
     ]
 

@@ -155,7 +155,7 @@ def from_stages(runs: Sequence[Path]) -> Result:
     Arms whose every seed was not reached have fewer canaries, which their intervals and `n` show. Several
     runs must have run the same code with the same settings, but for their seeds.
     """
-    config, origin = _common_start(runs)
+    config, origin = common_start(runs)
     # In the order they were done: what restoring says of an arm comes after what splitting said.
     files = [path for run in runs for path in run.glob("stages/seed*")]
     files.sort(key=lambda path: (not path.stem.endswith("-split"), path.name))
@@ -174,7 +174,7 @@ def from_stages(runs: Sequence[Path]) -> Result:
         experiment="kill-switch",
         status="complete" if len(ends) == len(runs) else "interrupted",
         config=config,
-        provenance=origin,
+        provenance=origin | {"data_sources": ends[0].provenance.get("data_sources", []) if ends else []},
         plan=ends[0].plan if ends else {},
         memory=Memory(planned_peak_bytes=None, measured_peak_bytes=max(device_peaks)),
         timings=timings,
@@ -215,12 +215,15 @@ def _span_seconds(runs: Sequence[Path]) -> float:
     return max(ends) - min(starts)
 
 
-def _common_start(runs: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Configuration and provenance that the runs share; the seeds are those of all."""
+def common_start(runs: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Configuration and provenance that the runs share, over every process that worked on them; the seeds are
+    those of all. Exits where they are no one measurement."""
     configs = [yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) for run in runs]
     origins = [
-        next(event["provenance"] for event in read_events(run / "events.jsonl") if "provenance" in event)
+        event["provenance"]
         for run in runs
+        for event in read_events(run / "events.jsonl")
+        if "provenance" in event
     ]
     seeds = sorted({seed for config in configs for seed in config["seeds"]})
     for name, values in (
@@ -253,7 +256,10 @@ def receipt(result: Result, date: str, made_from: str) -> dict[str, Any]:
             "verdicts": [verdict.model_dump(mode="json", by_alias=True) for verdict in result.verdicts],
             "scores": [score.model_dump(mode="json") for score in result.scores],
             "timings": result.timings,
-            "memory": result.memory.model_dump(mode="json"),
+            "memory": result.memory.model_dump(
+                mode="json"
+            ),  # peaks of one process, where several shared a card
+            "warnings": result.warnings,
             "data_sources": provenance.get("data_sources", []),
         },
     }

@@ -6,7 +6,8 @@ python benchmarks/seeds_side_by_side.py dual-dp --preset full --at-once 3 -s num
 A run waits for Python more than for the card, so that seeds on one card take little longer together than one
 alone. What each seed kept is put into the directory of one run with all seeds, which is then resumed: nothing
 is left to measure, and it is scored and reported as if one process had gone through all of them. Its seconds
-are those from the first process's start to the last one's end.
+are those from the first process's start to the end of that resume. Seeds that other code, other libraries,
+another device or other data gave are not joined.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from kill_switch import common_start
+from sixgig.experiments.origin import DATA
 from sixgig.experiments.run import Request, open_directory, prepare
 from sixgig.experiments.settings import parse_words
 from sixgig.report.events import read_events
@@ -46,6 +49,8 @@ def main() -> None:
         out=arguments.out,
     )
     prepared = prepare(request)
+    if not hasattr(prepared.config, "seeds"):
+        raise SystemExit(f"{arguments.experiment} has one seed a run: run it once for each")
     seeds = prepared.config.seeds
     words = ["run", arguments.experiment, "--preset", arguments.preset]
     words += [word for one in arguments.words for word in ("-s", one)]
@@ -72,7 +77,13 @@ def main() -> None:
 
 
 def join(runs: list[Path], into: Path) -> None:
-    """Stages of single seeds, and what happened in them by the clock of all."""
+    """Stages of single seeds, and what happened in them by the clock of all. Exits where they are no one
+    measurement."""
+    common_start(runs)
+    data = [json.loads((run / "stages" / f"{DATA}.json").read_text(encoding="utf-8")) for run in runs]
+    if any(one != data[0] for one in data):
+        raise SystemExit(f"the runs differ in data: {[one['value'] for one in data]}")
+    shutil.copy(runs[0] / "stages" / f"{DATA}.json", into / "stages")
     for run in runs:
         for stage in run.glob("stages/seed*.json"):
             shutil.copy(stage, into / "stages")

@@ -272,6 +272,7 @@ def test_subnet_spares_what_public_text_needs(loaded: LoadedModel) -> None:
     # Costs differ a thousandfold between entries; by the score alone those that matter would go first.
     level, share = 9.0, 0.02
     gone: dict[float, float] = {}
+    counts: dict[float, int] = {}
     for damping in (1e-3, 1e6):
         sieve: Any = make_sieve("subnet", share=share, num_steps=10, level=level, damping=damping)
         found = sieve.search(context(loaded))
@@ -285,7 +286,9 @@ def test_subnet_spares_what_public_text_needs(loaded: LoadedModel) -> None:
             assert gradients.private_fisher_OI is None
             cost += float((gradients.require("public_fisher_OI", "test") * part.dense().square()).sum())
         gone[damping] = cost
-    assert gone[1e-3] < 0.2 * gone[1e6]
+        counts[damping] = sum(len(part.positions_k) for part in found.values())
+    assert counts[1e-3] == pytest.approx(counts[1e6], rel=0.1)
+    assert 0 < gone[1e-3] < 0.2 * gone[1e6]
 
 
 def test_subnet_s_mask_grows_and_ends_where_the_texts_are_forgotten(loaded: LoadedModel) -> None:

@@ -167,7 +167,8 @@ def _answered(
     if not rows:
         return []
     opening = ladder.run(lambda _: _opening(loaded, shared_ids)) if shared_ids else None
-    longest = max(len(row.own_ids) for row in rows)
+    # Every question of a batch has the shared tokens' cache to itself, which is most of what a batch holds.
+    longest = len(shared_ids) + max(len(row.own_ids) for row in rows)
 
     def work(some: Sequence[_Row]) -> list[Outcome]:
         nlls = _choice_nlls(loaded, opening, some)

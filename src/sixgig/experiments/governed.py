@@ -27,8 +27,7 @@ Work = Callable[["torch.device", Callable[[], str]], tuple[Result, Iterable[dict
 
 
 def begin(out: Path, experiment: str, identity: dict[str, Any], *, resume: bool) -> RunDirectory:
-    """A new run directory, or with `resume` the newest one, which must have the same identity: all that
-    decides the numbers, data and model too."""
+    """A new run directory, or with `resume` the newest one, which must have the same `identity`."""
     if not resume:
         return RunDirectory.create(out, experiment, identity)
     latest = RunDirectory.find_latest(out, experiment)

@@ -32,7 +32,7 @@ class KillSwitchConfig:
 
     # Which ways to split, and what is looked at for each. `all` among the sieves compares every sieve by
     # everything, so that it goes for `restored` and `relearned` too. But nulls are not restored: they are
-    # there to fail at alpha = 0. There alone it means all of `sieves`.
+    # there to fail at alpha = 0. Where `all` stands in one of those two alone, it means all of `sieves`.
     sieves: tuple[str, ...] = ("hessian", "wiener", "wrong-set")
     restored: tuple[str, ...] = ("wiener",)  # arms whose Ortho part is fitted and looked at with alpha = 1
     alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the main arm

@@ -46,10 +46,15 @@ def own_text_notes(corpora: Iterable[Corpus]) -> Iterator[str]:
 
 
 def require_same_data(run: RunDirectory, sources: Sequence[DataSource]) -> None:
-    """Keeps what the run reads; raises InputError where a resume would read something else."""
+    """Keeps what the run reads; raises InputError where a resume would read something else.
+
+    Where an earlier process did stages and what it read is not known, the result's warnings say so.
+    """
     here = [[source.name, source.revision_or_sha256] for source in sources]
     kept = run.load_stage(DATA)
     if kept is None:
+        if any(run.stages_path.glob("*.json")):
+            run.notices.append("what an earlier process of this run read was not kept, and not compared")
         run.save_stage(DATA, here)
     elif kept != here:
         changed = [f"{name} {digest}" for name, digest in here if [name, digest] not in kept] or [

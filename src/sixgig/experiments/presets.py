@@ -76,10 +76,9 @@ _SMALL_CARD = replace(
     num_test_windows=64,
 )
 
-# Every sieve once, trained, rounded and restored as in `full`: with fewer steps of that fit `wiener` gives
-# back 42% of the secrets in place of all (docs/journal.md). Scales are fitted for half the steps, in all arms
-# alike, which leaves perplexities some percent higher (plain INT4's falls to 0.84 of itself, not to 0.80).
-# And an arm that is only compared does not need
+# Every sieve once, on fewer secrets than `full` plants, restored with its steps: with 32 of them `wiener`
+# gives back 42% of the secrets in place of all (docs/journal.md). Scales are fitted for half of its steps, in all
+# arms alike; an earlier trial put that at 2% of perplexity. And an arm that is only compared does not need
 # the looks that the main arm's own verdicts do, whose time is probes times decoys. An exposure's spread at
 # chance is 1.33 bits with 99 decoys and 1.37 with 199, so half of them cost the top of the scale alone (6.64
 # bits in place of 7.64); 204 controls in place of 334 widen a gap's interval by 7%. No attack but

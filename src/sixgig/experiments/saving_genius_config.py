@@ -92,7 +92,7 @@ class SavingGeniusConfig:
     num_test_windows: int | None = 100
 
     # Planting. The rate falls over all steps: stopped while it is high, the skill is too sturdy for rounding.
-    # A lower rate makes it more fragile: at 3e-4 INT3 alone keeps 64%, at 2.5e-4 48% (docs/journal.md).
+    # A lower rate makes it more fragile; what INT3 keeps also differs between seeds (docs/journal.md).
     plant_steps: int = 300  # at most
     plant_check_every: int = 50
     plant_until: float | None = None  # share of control sums at which it ends before

@@ -79,7 +79,8 @@ def _weighted(parts: list[Callable[[], Tensor]], weight: float) -> list[Callable
 class _LearnedLinear(nn.Module):
     """x Q(W - U V)^T + bias; U begins at 0, V at random, so that the first Base is Q(W).
 
-    Rounding costs as much as the pass itself, so that a step's pieces, between which nothing moves, share it.
+    Rounding costs as much as the pass itself, so that a step's pieces, between which nothing moves, share it:
+    4 bytes a weight.
     """
 
     def __init__(
