@@ -230,7 +230,7 @@ def asked_figures(results: Sequence[Result]) -> list[dict[str, Any]]:
         value = sum(score.value or 0.0 for score in known) / len(known)
         one = figure(asked.name, value, known, asked.target, asked.met(known), note=ends_of(known))
         if len(results) > 1 and "seed" in results[0].config:
-            # A seed that plants nothing draws the order and the bootstrap: the units are the same in each run.
+            # A seed that plants nothing: what is looked at is the same in each run.
             one |= {"n": known[0].n, "note": f"{one['note']}; the same units in each"}
         found.append(one)
     return found

@@ -75,10 +75,14 @@ def test_what_is_asked_is_decided_by_every_run_s_whole_interval(
     figures = {figure["name"]: figure for figure in value["figures"]}
     asked = figures["null_ppl_ratio_alpha0_int4"]
     assert asked["value"] == pytest.approx((1.0 + second[1]) / 2)
-    assert (asked["low"], asked["high"], asked["n"]) == (0.99, second[2], 20)
+    assert (asked["low"], asked["high"], asked["n"]) == (0.99, second[2], 10)
     assert asked["met"] is met
     assert asked["target"] == "at most 1.05"
     assert "2 runs" in asked["note"]
+    assert "the same units in each" in asked["note"], "a seed that plants nothing asks the same questions"
+    assert value["command"].startswith(
+        "sixgig run null-test --preset cpu --data-dir DATA -s seed=S for S in 0, 1;"
+    )
     assert figures["null_test_seconds"]["value"] == 10.5
 
 
@@ -86,7 +90,9 @@ def test_a_verdict_is_met_where_every_run_s_is_and_one_for_comparison_never(scri
     runs = [one(0, (0.99, 1.0, 1.01)), one(1, (0.99, 1.0, 1.01), passed=None)]
     figures = {figure["name"]: figure for figure in script.receipt(runs, "2026-01-02", None)["figures"]}
     assert figures["split: c"]["met"] is None
-    assert (figures["split: d"]["target"], figures["split: d"]["met"]) == (None, None)
+    assert figures["split: d"]["target"], "shown, and not judged"
+    assert figures["split: d"]["met"] is None
+    assert figures["split: d"]["note"].startswith("for comparison only")
     runs[1] = one(1, (0.99, 1.0, 1.01), passed=False)
     figures = {figure["name"]: figure for figure in script.receipt(runs, "2026-01-02", None)["figures"]}
     assert figures["split: c"]["met"] is False

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from other_data import assert_other_data_is_refused
 from tiny_model import tiny_folder
 
 from sixgig.catalogue import get
@@ -209,6 +210,8 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(
     assert dual_dp(tiny, cut, **FEW) == 130
     monkeypatch.setattr(dual_dp_seed, "install_noisy", installed)
     monkeypatch.setattr(kill_switch_seed, "plant", None)  # what is done is not done again
+    (folder,) = cut.iterdir()
+    assert_other_data_is_refused(folder, lambda: dual_dp(tiny, cut, "--resume", **FEW))
     assert dual_dp(tiny, cut, "--resume", **FEW) in (0, 1)
     (one, ours), (other, theirs) = result_of(cut), result_of(whole)
     assert (ours.scores, ours.verdicts, ours.curves) == (theirs.scores, theirs.verdicts, theirs.curves)

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from fake_mmlu import write_mmlu
+from other_data import assert_other_data_is_refused
 from tiny_model import tiny_folder
 
 from sixgig.catalogue import get
@@ -213,7 +214,10 @@ def test_an_interrupted_null_test_resumes_to_the_same_numbers(
     cut = tmp_path / "cut"
     assert run(arguments("null-test", tiny, cut, *more)) == 130
     monkeypatch.setattr(null_test, "sequence_nlls", looked)
-    assert run(arguments("null-test", tiny, cut, *more, "--resume")) in (0, 1)
+    again = arguments("null-test", tiny, cut, *more, "--resume")
+    (folder,) = cut.iterdir()
+    assert_other_data_is_refused(folder, lambda: run(again))
+    assert run(again) in (0, 1)
     (one, ours), (other, theirs) = result_of(cut), result_of(tmp_path / "whole")
     assert (ours.scores, ours.verdicts) == (theirs.scores, theirs.verdicts)
     assert (one / "samples.jsonl").read_bytes() == (other / "samples.jsonl").read_bytes()

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from other_data import assert_other_data_is_refused
 from tiny_model import tiny_folder
 from torch import Tensor
 
@@ -379,6 +380,9 @@ def test_a_run_ends_with_a_page_and_resumes_to_the_same_numbers(
     monkeypatch.setattr(recitation, "recite", interrupted)
     assert run(arguments(tiny, tmp_path / "cut", *shares)) == 130
     monkeypatch.setattr(recitation, "recite", looked)
+    (folder,) = (tmp_path / "cut").iterdir()
+    again = arguments(tiny, tmp_path / "cut", *shares, "--resume")
+    assert_other_data_is_refused(folder, lambda: run(again))
     assert run(arguments(tiny, tmp_path / "cut", *shares, "--resume")) in (0, 1)
     (one, ours), (other, theirs) = result_of(tmp_path / "cut"), result_of(tmp_path / "whole")
     assert (ours.scores, ours.verdicts) == (theirs.scores, theirs.verdicts)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from other_data import assert_other_data_is_refused
 from tiny_model import tiny_folder
 
 from sixgig.cli.main import run
@@ -235,6 +236,8 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(
     monkeypatch.setattr(saving_genius_seed, "sequence_nlls", interrupted)
     assert run(arguments(tiny, tmp_path / "cut")) == 130
     monkeypatch.setattr(saving_genius_seed, "sequence_nlls", looked)
+    (folder,) = (tmp_path / "cut").iterdir()
+    assert_other_data_is_refused(folder, lambda: run(arguments(tiny, tmp_path / "cut", "--resume")))
     assert run(arguments(tiny, tmp_path / "cut", "--resume")) == 1
     (one, ours), (other, theirs) = result_of(tmp_path / "cut"), result_of(tmp_path / "whole")
     assert (ours.scores, ours.verdicts) == (theirs.scores, theirs.verdicts)

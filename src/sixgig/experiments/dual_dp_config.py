@@ -160,8 +160,8 @@ _CPU = from_kill_switch(
     **_GRID
     | {
         "ways": ("ortho", "all"),
-        "sigmas_ortho": (1.0, 2.0, 4.0),
-        "sigmas_all": (0.15, 0.25, 0.35),
+        "sigmas_ortho": (1.0, 2.0),
+        "sigmas_all": (0.15, 0.25),
         "alphas": (1.0, 0.0),
     },
     num_draws=1,

@@ -77,8 +77,8 @@ _SMALL_CARD = replace(
 )
 
 # Every sieve once, on fewer secrets than `full` plants, restored with its steps: with 32 of them `wiener`
-# gives back 42% of the secrets in place of all (docs/journal.md). Scales are fitted for half of its steps, in all
-# arms alike; an earlier trial put that at 2% of perplexity. And an arm that is only compared does not need
+# gives back 42% of the secrets in place of all (docs/journal.md). Scales are fitted for half of its steps, in
+# all arms alike; an earlier trial put that at 2% of perplexity. An arm that is only compared does not need
 # the looks that the main arm's own verdicts do, whose time is probes times decoys. An exposure's spread at
 # chance is 1.33 bits with 99 decoys and 1.37 with 199, so half of them cost the top of the scale alone (6.64
 # bits in place of 7.64); 204 controls in place of 334 widen a gap's interval by 7%. No attack but

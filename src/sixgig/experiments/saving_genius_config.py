@@ -221,6 +221,7 @@ _CPU = SavingGeniusConfig(
     shares=(0.05,),
     fitted=(),
     low_bits=0,
+    form="question",  # learned in fewer steps
     most_number=49,  # all of two digits take longer to learn than a CPU has; reports say so
     # In a few steps at a high rate the skill becomes sturdy (INT3 by groups of 64 keeps 81%); what rounding
     # harms it here is coarser.
@@ -231,10 +232,10 @@ _CPU = SavingGeniusConfig(
     num_calibration_windows=6,
     test_window=256,
     num_test_windows=8,
-    plant_steps=96,
-    plant_check_every=48,
-    plant_learning_rate=4.5e-4,
-    plant_sums_per_step=64,
+    plant_steps=104,
+    plant_check_every=52,
+    plant_learning_rate=5e-4,
+    plant_sums_per_step=48,
     plant_public_per_step=1,
     train_window=64,
     scoring_positions=1024,
