@@ -81,7 +81,7 @@ def test_what_is_asked_is_decided_by_every_run_s_whole_interval(
     assert "2 runs" in asked["note"]
     assert "the same units in each" in asked["note"], "a seed that plants nothing asks the same questions"
     assert value["command"].startswith(
-        "sixgig run null-test --preset cpu --data-dir DATA -s seed=S for S in 0, 1;"
+        "sixgig run null-test --preset full --data-dir DATA -s seed=S for S in 0, 1;"
     )
     assert figures["null_test_seconds"]["value"] == 10.5
 
