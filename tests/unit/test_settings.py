@@ -347,6 +347,12 @@ def test_all_among_the_sieves_names_every_sieve_everywhere() -> None:
     assert changed(PRESETS["cpu"], plain, where="config.yaml") == config
 
 
+def test_a_word_beside_all_that_is_no_sieve_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match="foo"):
+        changed(PRESETS["cpu"], {"sieves": ["all", "foo"]}, where="-s")
+    assert changed(PRESETS["cpu"], {"sieves": ["all", "wiener"]}, where="-s").sieves == tuple(SIEVES)
+
+
 def test_all_elsewhere_is_all_of_the_sieves_named() -> None:
     named = ("hessian", "wiener", "wrong-set")
     config = changed(PRESETS["cpu"], {"restored": "all", "relearned": ["all"]}, where="-s")

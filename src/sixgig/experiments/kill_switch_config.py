@@ -102,9 +102,6 @@ class KillSwitchConfig:
 
     def __post_init__(self) -> None:
         self._name_all()
-        for name in self.sieves:
-            if name not in SIEVES:
-                raise UnknownNameError("sieve", name, SIEVES)
         for name in self.sieve_groups:
             if name not in ("calibration", "look_alike"):
                 raise UnknownNameError("group for the sieve", name, ("calibration", "look_alike"))
@@ -139,7 +136,10 @@ class KillSwitchConfig:
         check_sieve_settings(self.sieve_settings, self.sieves)
 
     def _name_all(self) -> None:
-        """Puts names in the place of `all`."""
+        """Puts names in the place of `all`. Raises UnknownNameError for a word beside it that is no name."""
+        for name in self.sieves:
+            if name not in (ALL, *SIEVES):
+                raise UnknownNameError("sieve", name, (ALL, *SIEVES))
         everything = ALL in self.sieves
         sieves = tuple(SIEVES) if everything else self.sieves
         restored = tuple(name for name in sieves if not everything or SIEVES[name].claim != "null")
