@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmark_scripts import load_script
 from fake_result import fake_result
 
 from sixgig.report.schema import Result, Score, Verdict
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 ORIGIN = {
     "source_sha256": "s",
     "library_versions": {"torch": "2"},
@@ -24,17 +21,7 @@ ORIGIN = {
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        spec = importlib.util.spec_from_file_location("benchmark_experiments", BENCHMARKS / "experiments.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return module
+    return load_script("experiments")
 
 
 def one(seed: int, ratio: tuple[float, float, float], passed: bool | None = True, **origin: Any) -> Result:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -13,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from benchmark_scripts import load_script
 from fake_observations import World
 from fake_result import fake_result
 
@@ -23,7 +22,6 @@ from sixgig.experiments.presets import preset
 from sixgig.experiments.settings import as_plain
 from sixgig.report.store import RunDirectory
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "kill_switch.py"
 ORIGIN = {
     "source_sha256": "s",
     "library_versions": {"torch": "2"},
@@ -33,17 +31,7 @@ ORIGIN = {
 }
 
 
-def load_script() -> Any:
-    spec = importlib.util.spec_from_file_location("benchmark_kill_switch", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["benchmark_kill_switch"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
+script = load_script("kill_switch")
 
 
 def finished_run(root: Path, seed: int, observations: list[Observation], **changes: Any) -> Path:

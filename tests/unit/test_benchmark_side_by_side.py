@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmark_scripts import load_script
 
 from sixgig.report.events import read_events
 from sixgig.report.store import RunDirectory
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 ORIGIN = {"source_sha256": "s", "library_versions": {"torch": "2"}, "device_name": "card"}
 
 
-def load_script() -> Any:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        spec = importlib.util.spec_from_file_location("side_by_side", BENCHMARKS / "seeds_side_by_side.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return module
-
-
-script = load_script()
+script = load_script("seeds_side_by_side")
 
 
 def one_seed(root: Path, seed: int, *, data: str = "d", steps: int = 3, **origin: Any) -> Path:
@@ -49,7 +34,8 @@ def test_stages_of_all_seeds_lie_in_one_run_by_one_clock(tmp_path: Path) -> None
         path = joined.path
     script.join(runs, path)
     with RunDirectory.open(path) as run:
-        assert [run.load_stage(f"seed{seed}-look")["value"] for seed in (4, 5)] == [4, 5]  # type: ignore[index]
+        for seed in (4, 5):
+            assert run.load_stage(f"seed{seed}-look") == {"seconds": 1.0, "value": seed}
         assert run.load_stage("data") == [["text", "d"]]
     events = read_events(path / "events.jsonl")
     assert sum("started_at_unix_seconds" in event for event in events) == 1
