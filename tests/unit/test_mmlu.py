@@ -6,6 +6,7 @@ import csv
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from tiny_model import tiny_folder
 
 from sixgig.data.mmlu import Mmlu, load_mmlu, sample_questions
 from sixgig.errors import InputError
+from sixgig.evaluate import multiple_choice
 from sixgig.evaluate.multiple_choice import (
     LETTERS,
     answer_questions,
@@ -124,6 +126,27 @@ def test_most_of_the_work_is_shared(mmlu: Mmlu, loaded: LoadedModel) -> None:
     loaded.network.config.max_position_embeddings = 400
     for one in prompts_of(loaded, mmlu):
         assert len(one.shared_ids) > 10 * max(len(row.own_ids) for row in one.rows) / 3
+
+
+def test_a_batch_counts_the_shared_tokens_of_each_of_its_questions(
+    mmlu: Mmlu, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each has the cache of all of them: counted once, a batch on a card held four times what was planned.
+    loaded.network.config.max_position_embeddings = 400
+    most = 700
+    held: list[int] = []
+    work = multiple_choice._choice_nlls
+
+    def watched(loaded: LoadedModel, opening: Any, rows: Any) -> Any:
+        shared = opening.get_seq_length()
+        held.append(sum(shared + len(row.own_ids) for row in rows))
+        return work(loaded, opening, rows)
+
+    monkeypatch.setattr(multiple_choice, "_choice_nlls", watched)
+    prompts = prompts_of(loaded, mmlu)
+    answer_questions(loaded, prompts, tokens_per_batch=most)
+    assert max(held) <= most
+    assert len(held) < sum(len(one.rows) for one in prompts), "several questions a batch"
 
 
 @pytest.mark.skipif(not os.environ.get("SIXGIG_DATA"), reason="needs SIXGIG_DATA for the real questions")
